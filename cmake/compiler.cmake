@@ -1,0 +1,16 @@
+# Warnings, sanitizers and coverage, for everything that is built.
+add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+                    -Wstrict-prototypes -Wmissing-prototypes -Wvla)
+if(DS_WERROR)
+    add_compile_options(-Werror)
+endif()
+# Floating point: contraction to FMA is wanted, reassociation only where a kernel asks for it.
+add_compile_options(-ffp-contract=fast -fno-math-errno)
+if(DS_SANITIZE)
+    add_compile_options(-fsanitize=${DS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    add_link_options(-fsanitize=${DS_SANITIZE})
+endif()
+if(DS_COVERAGE)
+    add_compile_options(--coverage)
+    add_link_options(--coverage)
+endif()

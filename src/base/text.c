@@ -1,0 +1,143 @@
+#include "base/text.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+
+void ds_text_append(ds_text *text, const char *bytes, size_t length) {
+    if (text->poisoned)
+        return;
+    char *data = ds_grow(text->data, &text->capacity, text->length + length + 1, 1);
+    if (!data) {
+        text->poisoned = true;
+        return;
+    }
+    text->data = data;
+    if (length)
+        memcpy(data + text->length, bytes, length);
+    text->length += length;
+    data[text->length] = '\0';
+}
+
+void ds_text_puts(ds_text *text, const char *string) {
+    ds_text_append(text, string, strlen(string));
+}
+
+void ds_text_printf(ds_text *text, const char *fmt, ...) {
+    char small[256];
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    const int n = vsnprintf(small, sizeof small, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof small) {
+        ds_text_append(text, small, (size_t)n);
+    } else if (n >= 0) {
+        char *big = ds_malloc((size_t)n + 1);
+        if (big) {
+            vsnprintf(big, (size_t)n + 1, fmt, again);
+            ds_text_append(text, big, (size_t)n);
+            free(big);
+        } else {
+            text->poisoned = true;
+        }
+    }
+    va_end(again);
+}
+
+char *ds_text_take(ds_text *text) {
+    char *data = text->data;
+    if (text->poisoned) {
+        free(data);
+        data = NULL;
+    } else if (!data) {
+        data = ds_strdup("");
+    }
+    *text = (ds_text){0};
+    return data;
+}
+
+void ds_text_clear(ds_text *text) {
+    free(text->data);
+    *text = (ds_text){0};
+}
+
+static const char *scaled(char *out, size_t size, double value, double base,
+                          const char *const *units, int n_units) {
+    int unit = 0;
+    while (fabs(value) >= base * 0.9995 && unit < n_units - 1) {
+        value /= base;
+        unit++;
+    }
+    snprintf(out, size, unit == 0 ? "%.0f%s%s" : value < 10 ? "%.2f%s%s" : "%.1f%s%s", value,
+             *units[unit] ? " " : "", units[unit]);
+    return out;
+}
+
+const char *ds_format_bytes(char *out, size_t size, double size_bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    return scaled(out, size, size_bytes, 1024, units, 6);
+}
+
+const char *ds_format_count(char *out, size_t size, double count) {
+    static const char *const units[] = {"", "k", "M", "B", "T", "Q"};
+    return scaled(out, size, count, 1000, units, 6);
+}
+
+const char *ds_format_duration(char *out, size_t size, double seconds) {
+    if (!(seconds >= 0) || seconds > 1e9)
+        snprintf(out, size, "?");
+    else if (seconds < 1e-3)
+        snprintf(out, size, "%.1f us", seconds * 1e6);
+    else if (seconds < 1)
+        snprintf(out, size, "%.1f ms", seconds * 1e3);
+    else if (seconds < 60)
+        snprintf(out, size, "%.1f s", seconds);
+    else if (seconds < 3600)
+        snprintf(out, size, "%d min %02d s", (int)seconds / 60, (int)seconds % 60);
+    else
+        snprintf(out, size, "%ld h %02ld min", (long)seconds / 3600, (long)seconds / 60 % 60);
+    return out;
+}
+
+/* Levenshtein distance, bytes, case folded; words longer than 63 bytes are far from everything. */
+static size_t edit_distance(const char *a, const char *b) {
+    const size_t n = strlen(a), m = strlen(b);
+    size_t row[64];
+    if (n >= 64 || m >= 64)
+        return n + m;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            const size_t up = row[j];
+            const bool same = tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]);
+            size_t best = diagonal + !same;
+            best = up + 1 < best ? up + 1 : best;
+            best = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+            row[j] = best;
+            diagonal = up;
+        }
+    }
+    return row[m];
+}
+
+const char *ds_nearest_name(const char *word, const char *const *names, size_t n) {
+    const char *nearest = NULL;
+    size_t best = strlen(word) / 3 + 2; /* a third of the letters wrong is no misspelling */
+    for (size_t i = 0; i < n; i++) {
+        const size_t d = edit_distance(word, names[i]);
+        if (d < best) {
+            best = d;
+            nearest = names[i];
+        }
+    }
+    return nearest;
+}
