@@ -5,7 +5,13 @@
 
 #include <stdbool.h>
 
-typedef enum ds_fault { DS_FAULT_ALLOC, DS_FAULT_WRITE, DS_FAULT_SYNC, DS_FAULT_RENAME, DS_FAULT_KINDS } ds_fault;
+typedef enum ds_fault {
+    DS_FAULT_ALLOC,
+    DS_FAULT_WRITE,
+    DS_FAULT_SYNC,
+    DS_FAULT_RENAME,
+    DS_FAULT_KINDS
+} ds_fault;
 
 /* The countdown-th coming call of this kind fails, once. 0 disarms. */
 void ds_fault_arm(ds_fault kind, long countdown);

@@ -1,4 +1,5 @@
-/* MD5 sums as md5sum(1) prints them: a guard against bit rot and torn writes, not against forgery. */
+/* MD5 sums as md5sum(1) prints them: a guard against bit rot and torn writes, not against forgery.
+ */
 #ifndef DS_BASE_MD5_H
 #define DS_BASE_MD5_H
 

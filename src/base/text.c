@@ -74,8 +74,11 @@ static const char *scaled(char *out, size_t size, double value, double base,
         value /= base;
         unit++;
     }
-    snprintf(out, size, unit == 0 ? "%.0f%s%s" : value < 10 ? "%.2f%s%s" : "%.1f%s%s", value,
-             *units[unit] ? " " : "", units[unit]);
+    snprintf(out, size,
+             unit == 0    ? "%.0f%s%s"
+             : value < 10 ? "%.2f%s%s"
+                          : "%.1f%s%s",
+             value, *units[unit] ? " " : "", units[unit]);
     return out;
 }
 

@@ -1,0 +1,166 @@
+/* Every op there is, with the attributes its nodes carry. The families are in the files named. */
+#ifndef DS_GRAPH_OPS_H
+#define DS_GRAPH_OPS_H
+
+#include "base/error.h"
+#include "graph/node.h"
+
+/* source.c: leaves */
+extern const ds_op ds_op_input, ds_op_param, ds_op_variable, ds_op_seed, ds_op_fill, ds_op_iota;
+/* fill */
+typedef struct ds_fill_attrs {
+    double value;
+    ds_type type;
+} ds_fill_attrs;
+/* iota */
+typedef struct ds_iota_attrs {
+    int64_t n;
+} ds_iota_attrs;
+/* Adds (or finds) a leaf. */
+ds_node *ds_graph_add_leaf(ds_graph *g, const ds_op *op, const char *name, const ds_type *type,
+                           ds_init init);
+/* The run's random seed: i64 [2], key and sample offset, written by the program before each run. */
+ds_node *ds_graph_seed(ds_graph *g);
+enum { DS_SEED_KEY, DS_SEED_OFFSET, DS_SEED_WORDS };
+#define DS_SEED_NAME "~seed"
+
+/* graph.c: a further result of a several-result op */
+extern const ds_op ds_op_result;
+int ds_result_index(const ds_node *node); /* 0 for any other op */
+
+/* elementwise.c */
+extern const ds_op ds_op_unary, ds_op_binary, ds_op_select, ds_op_cast, ds_op_stop_gradient;
+typedef struct ds_unary_attrs {
+    ds_unary kind;
+    float alpha;
+} ds_unary_attrs;
+typedef struct ds_binary_attrs {
+    ds_binary kind;
+} ds_binary_attrs;
+typedef struct ds_cast_attrs {
+    ds_dtype dtype;
+} ds_cast_attrs;
+float ds_unary_value(ds_unary kind, float x, float alpha);
+float ds_binary_value(ds_binary kind, float a, float b);
+
+/* view.c */
+extern const ds_op ds_op_reshape, ds_op_permute, ds_op_slice, ds_op_broadcast, ds_op_concat,
+    ds_op_contiguous;
+typedef struct ds_reshape_attrs {
+    int rank;
+    int64_t dims[DS_MAX_RANK];
+} ds_reshape_attrs; /* also of broadcast */
+typedef struct ds_permute_attrs {
+    int axes[DS_MAX_RANK];
+} ds_permute_attrs;
+typedef struct ds_slice_attrs {
+    int axis;
+    int64_t start, length;
+} ds_slice_attrs;
+typedef struct ds_concat_attrs {
+    int axis;
+} ds_concat_attrs;
+/* A row-major copy of a strided view; added by the memory plan where a kernel needs it. */
+ds_node *ds_graph_contiguous(ds_graph *g, ds_node *x);
+
+/* reduce.c */
+extern const ds_op ds_op_reduce, ds_op_argmax, ds_op_topk;
+typedef struct ds_reduce_attrs {
+    ds_reduction kind;
+    unsigned axes;
+    bool keep_dims;
+} ds_reduce_attrs;
+typedef struct ds_topk_attrs {
+    int64_t k;
+} ds_topk_attrs;
+
+/* matmul.c */
+extern const ds_op ds_op_matmul, ds_op_grouped_matmul, ds_op_grouped_matmul_weight;
+typedef struct ds_matmul_attrs {
+    bool transpose_a, transpose_b, f32_result;
+    /* set by the fuse pass: input 2, if there, is a bias [n]; then the activation */
+    bool has_bias;
+    bool has_activation;
+    ds_unary activation;
+    bool has_residual; /* the last input is added at the end, shape of the result */
+} ds_matmul_attrs;
+
+/* index.c: gather, scatter_add, moe_route */
+extern const ds_op ds_op_gather, ds_op_scatter_add, ds_op_moe_route;
+typedef struct ds_scatter_add_attrs {
+    int64_t n_rows;
+} ds_scatter_add_attrs;
+typedef struct ds_moe_route_attrs {
+    int64_t n_experts;
+} ds_moe_route_attrs;
+
+/* softmax.c */
+extern const ds_op ds_op_softmax, ds_op_softmax_grad, ds_op_log_softmax, ds_op_log_softmax_grad;
+
+/* norm.c. layer_norm: x, weight[, bias] → y, mean, rstd (f32 [rows]).
+ * layer_norm_grad: dy, x, weight, mean, rstd → dx, dweight, dbias (f32).
+ * rms_norm: x, weight → y, rstd.   rms_norm_grad: dy, x, weight, rstd → dx, dweight (f32). */
+extern const ds_op ds_op_layer_norm, ds_op_layer_norm_grad, ds_op_rms_norm, ds_op_rms_norm_grad;
+typedef struct ds_norm_attrs {
+    float eps;
+} ds_norm_attrs;
+
+/* rotary.c: x, positions → y */
+extern const ds_op ds_op_rotary;
+
+/* attention.c. attention: q, k, v[, key_lengths] → out, lse (f32 [batch, heads, tokens]).
+ * attention_grad: dout, q, k, v, out, lse[, key_lengths] → dq, dk, dv. */
+extern const ds_op ds_op_attention, ds_op_attention_grad;
+/* attributes: ds_attention_opts with the scale filled in; ds_rotary_opts; ds_conv_opts */
+
+/* loss.c. cross_entropy: logits, labels → loss_sum, lse (f32 [rows]).
+ * cross_entropy_grad: dloss (f32 rank 0), logits, labels, lse → dlogits.
+ * linear_cross_entropy (made by the fuse pass): x [rows, width], weight [classes, width], labels,
+ * dloss → loss_sum, dx, dweight; the logits exist a block of rows at a time. */
+extern const ds_op ds_op_cross_entropy, ds_op_cross_entropy_grad, ds_op_linear_cross_entropy;
+typedef struct ds_linear_cross_entropy_attrs {
+    bool transpose_b; /* weight is [classes, width] (true) or [width, classes] */
+} ds_linear_cross_entropy_attrs;
+enum { DS_IGNORED_LABEL = -100 };
+
+/* dropout.c: x, seed → y. Its own gradient: the same op on dy. */
+extern const ds_op ds_op_dropout;
+typedef struct ds_dropout_attrs {
+    float p;
+    uint64_t place; /* stream of random numbers */
+} ds_dropout_attrs;
+
+/* conv.c */
+extern const ds_op ds_op_conv2d, ds_op_conv2d_input_grad, ds_op_conv2d_weight_grad;
+typedef struct ds_conv_grad_attrs {
+    ds_conv_opts conv;
+    int64_t dims[4]; /* of the gradient to make */
+} ds_conv_grad_attrs;
+
+/* quantise.c */
+extern const ds_op ds_op_quantise, ds_op_dequantise, ds_op_fake_quantise, ds_op_fake_quantise_grad;
+
+/* state.c: effects on variables */
+extern const ds_op ds_op_assign, ds_op_accumulate, ds_op_cache_write, ds_op_sum_of_squares;
+
+/* optimizer.c: updates in place. Scalars are f32 rank-0 nodes. An update whose grad_scale is not
+ * finite does nothing: one bad gradient spoils no parameter. */
+extern const ds_op ds_op_adamw; /* p, m, v, grad, lr, grad_scale, step */
+extern const ds_op ds_op_sgd;   /* p, m, grad, lr, grad_scale */
+extern const ds_op ds_op_lion;  /* p, m, grad, lr, grad_scale */
+typedef struct ds_update_attrs {
+    float beta1, beta2, eps, weight_decay;
+} ds_update_attrs;
+
+/* Every op above, for tests that go through all of them and for lookups by name. */
+extern const ds_op *const ds_all_ops[];
+extern const int ds_n_ops;
+
+/* ---- pieces shared by shape rules ------------------------------------------------------------ */
+
+/* f32 of rank 0. */
+ds_type ds_scalar_type(void);
+/* NumPy broadcasting of two shapes. DS_INVALID with a message when they do not fit. */
+ds_status ds_broadcast_types(const ds_type *a, const ds_type *b, ds_type *out);
+
+#endif
