@@ -14,3 +14,7 @@ if(DS_COVERAGE)
     add_compile_options(--coverage)
     add_link_options(--coverage)
 endif()
+# Fuzzers need coverage feedback from the library, not from their own file alone.
+if(DS_BUILD_FUZZERS)
+    add_compile_options(-fsanitize=fuzzer-no-link)
+endif()

@@ -133,9 +133,11 @@ static void markdown_words(const ds_config_key *key, ds_text *out) {
             ds_text_printf(out, "<br>`%s`: %s", w->word, w->help);
 }
 
-static void markdown_row(const ds_config_key *key, const char *prefix, ds_text *out) {
+/* list: name of the list whose items have this key, or NULL. */
+static void markdown_row(const ds_config_key *key, const char *list, ds_text *out) {
     const char *dot = strrchr(key->path, '.');
-    ds_text_printf(out, "| `%s%s` | ", prefix, dot ? dot + 1 : key->path);
+    const char *leaf = dot ? dot + 1 : key->path;
+    ds_text_printf(out, "| `%s%s%s` | ", list ? list : "", list ? "[]." : "", leaf);
     if (key->type == DS_CONFIG_ALIAS) {
         ds_text_printf(out, "| | another name of `%s` |\n", key->target);
         return;
@@ -154,7 +156,7 @@ static void markdown_row(const ds_config_key *key, const char *prefix, ds_text *
     markdown_words(key, out);
     ds_text_puts(out, " |\n");
     for (size_t i = 0; key->item && i < key->item->n_keys; i++)
-        markdown_row(&key->item->keys[i], "&nbsp;&nbsp;", out);
+        markdown_row(&key->item->keys[i], leaf, out);
 }
 
 void ds_config_markdown(const ds_config_table *table, ds_text *out) {
@@ -172,7 +174,7 @@ void ds_config_markdown(const ds_config_table *table, ds_text *out) {
                 ds_text_printf(out, "\n## Top level\n%s\n", section_help(table, "", 0));
             ds_text_puts(out, "\n| key | default | accepted | meaning |\n|---|---|---|---|\n");
         }
-        markdown_row(key, "", out);
+        markdown_row(key, NULL, out);
     }
 }
 
@@ -180,14 +182,10 @@ void ds_config_markdown(const ds_config_table *table, ds_text *out) {
 
 static const char *schema_type(const ds_config_key *key) {
     switch (key->type) {
-    case DS_CONFIG_BOOL:
-        return "boolean";
-    case DS_CONFIG_INT:
-        return "integer";
-    case DS_CONFIG_FLOAT:
-        return "number";
-    default:
-        return "string";
+    case DS_CONFIG_BOOL: return "boolean";
+    case DS_CONFIG_INT: return "integer";
+    case DS_CONFIG_FLOAT: return "number";
+    default: return "string";
     }
 }
 

@@ -581,11 +581,14 @@ static const ds_config_section sections[] = {
 };
 
 static const char intro[] =
-    "<!-- Made from src/train/train_config_table.c by `ds_train_config_docs_markdown`; the test "
-    "`test_train_config`\n     compares. Do not edit. -->\n\n"
+    "<!-- Made from src/train/train_config_table.c by `ds_train_config_docs_markdown`; do not "
+    "edit. "
+    "-->\n\n"
     "`deepseek-train --config FILE [key.path=value ...]` reads a YAML file. Every key has a "
-    "default; an unknown\nkey, a wrong type and a value out of range are errors that name "
-    "`file:line:column` and what is accepted.\nValues on the command line win over the file.\n\n"
+    "default. An unknown\n"
+    "key, a wrong type and a value out of range are errors that name `file:line:column` and what "
+    "is accepted.\n"
+    "Values on the command line win over the file.\n\n"
     "```yaml\n"
     "include: base.yaml            # or a list; beside this file; this file's keys win\n"
     "model: {preset: gpt2-124m}\n"
@@ -597,11 +600,14 @@ static const char intro[] =
     "training: {tokens: 2.5B, global_batch: 512, micro_batch: 8}\n"
     "checkpoint: {directory: out/gpt2, deadline: 30s}\n"
     "```\n\n"
-    "Counts take `k`, `M`, `B` (or `G`), `T`; sizes `KiB` ... `PiB` and `kB`, `MB`, `GB`, `TB`; "
-    "times `us`, `ms`,\n`s`, `min`, `h`, `d`. Paths are relative to the working folder. Anchors "
-    "and aliases work; a duplicate key is an\nerror. `${...}` inside `{}` or `[]` needs double "
-    "quotes. The resolved configuration is stored in the "
-    "run folder and in every checkpoint, and is itself a\nconfiguration file.\n";
+    "- Counts take `k`, `M`, `B` (or `G`), `T`; sizes `KiB` to `PiB`, `kB`, `MB`, `GB`, `TB`; "
+    "times `us`, `ms`, `s`,\n"
+    "  `min`, `h`, `d`. Paths are relative to the working folder.\n"
+    "- Anchors and aliases work; a duplicate key is an error. `${...}` inside `{}` or `[]` needs "
+    "double quotes.\n"
+    "- The resolved configuration is stored in the run folder and in every checkpoint, and is "
+    "itself a\n"
+    "  configuration file.\n";
 
 const ds_config_table ds_train_config_table = {.title = "Configuration",
                                                .intro = intro,
