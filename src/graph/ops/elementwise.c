@@ -431,7 +431,7 @@ static void cast_describe(const ds_node *node, ds_text *out) {
 const ds_op ds_op_cast = {
     .name = "cast",
     .attrs_size = sizeof(ds_cast_attrs),
-    .traits = DS_ELEMENTWISE,
+    .traits = DS_ELEMENTWISE | DS_DERIVED,
     .precision = DS_PRECISION_KEEP,
     .shape = cast_shape,
     .gradient = cast_gradient,

@@ -69,6 +69,7 @@ typedef struct ds_reduce_attrs {
     ds_reduction kind;
     unsigned axes;
     bool keep_dims;
+    bool f32_result; /* set by the fuse pass */
 } ds_reduce_attrs;
 typedef struct ds_topk_attrs {
     int64_t k;

@@ -19,7 +19,7 @@ static ds_status reduce_shape(const ds_node *node, ds_type *results) {
         return ds_fail(DS_INVALID, "wants a float, got %s", ds_dtype_name(x->dtype));
     if (x->rank < 32 && a->axes >> x->rank)
         return ds_fail(DS_INVALID, "axes %#x name an axis past rank %d", a->axes, x->rank);
-    results[0].dtype = x->dtype;
+    results[0].dtype = a->f32_result ? DS_F32 : x->dtype;
     for (int i = 0; i < x->rank; i++) {
         const bool gone = a->axes >> i & 1u;
         if (gone && x->dims[i] == 0 && (a->kind == DS_MAX || a->kind == DS_MIN))

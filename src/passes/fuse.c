@@ -1,0 +1,127 @@
+/* Joins ops into the forms that backends have one kernel for. Each rule looks at a node whose
+ * inputs are already rewritten and whose single-use inputs may be swallowed; what is swallowed is
+ * left behind unreachable. */
+#include "graph/ops/ops.h"
+#include "passes/linear_cross_entropy.h"
+#include "passes/passes.h"
+
+/* The matmul in `to` that x is, if only the node at hand reads it and no residual is on it yet. */
+static ds_node *open_matmul(const ds_rewrite *r, const ds_node *old, ds_node *x) {
+    if (!ds_node_is(x, &ds_op_matmul) || r->n_uses[old->id] != 1 || x->type.dtype == DS_I32)
+        return NULL;
+    const ds_matmul_attrs *a = x->attrs;
+    return a->has_residual ? NULL : x;
+}
+
+static ds_node *with_input(ds_graph *to, const ds_node *matmul, const ds_matmul_attrs *attrs,
+                           ds_node *input) {
+    ds_node *inputs[4];
+    for (int i = 0; i < matmul->n_inputs; i++)
+        inputs[i] = matmul->inputs[i];
+    if (input)
+        inputs[matmul->n_inputs] = input;
+    return ds_graph_add_node(to, &ds_op_matmul, attrs, inputs, matmul->n_inputs + (input ? 1 : 0));
+}
+
+/* The [n] vector behind a broadcast over rows, f32 where a cast of one; NULL if it is none. */
+static ds_node *bias_of(const ds_node *matmul, ds_node *x) {
+    if (!ds_node_is(x, &ds_op_broadcast))
+        return NULL;
+    ds_node *bias = x->inputs[0];
+    if (bias->type.rank != 1 || bias->type.dims[0] != ds_node_dim(matmul, -1))
+        return NULL;
+    return ds_node_is(bias, &ds_op_cast) && bias->inputs[0]->type.dtype == DS_F32 ? bias->inputs[0]
+                                                                                  : bias;
+}
+
+/* add(matmul, bias) and add(matmul, residual), in either order. */
+static ds_node *fuse_add(ds_rewrite *r, ds_graph *to, const ds_node *node, ds_node *const *inputs) {
+    for (int k = 0; k < 2; k++) {
+        ds_node *matmul = open_matmul(r, node->inputs[k], inputs[k]), *other = inputs[1 - k];
+        if (!matmul)
+            continue;
+        ds_matmul_attrs attrs = *(const ds_matmul_attrs *)matmul->attrs;
+        ds_node *bias = bias_of(matmul, other);
+        if (bias && !attrs.has_bias && !attrs.has_activation && bias->type.dtype == DS_F32) {
+            attrs.has_bias = true;
+            return with_input(to, matmul, &attrs, bias);
+        }
+        if (!ds_node_is(other, &ds_op_broadcast) && ds_type_equal(&other->type, &matmul->type)) {
+            attrs.has_residual = true;
+            return with_input(to, matmul, &attrs, other);
+        }
+    }
+    return NULL;
+}
+
+static ds_node *fuse_activation(ds_rewrite *r, ds_graph *to, const ds_node *node,
+                                ds_node *const *inputs) {
+    const ds_unary kind = ((const ds_unary_attrs *)node->attrs)->kind;
+    ds_node *matmul = open_matmul(r, node->inputs[0], inputs[0]);
+    if (!matmul || (kind != DS_GELU && kind != DS_GELU_TANH && kind != DS_SILU && kind != DS_RELU))
+        return NULL;
+    ds_matmul_attrs attrs = *(const ds_matmul_attrs *)matmul->attrs;
+    if (attrs.has_activation)
+        return NULL;
+    attrs.has_activation = true;
+    attrs.activation = kind;
+    return with_input(to, matmul, &attrs, NULL);
+}
+
+/* A product or sum that is only wanted in f32 is made in f32: its sums are f32 anyway. */
+static ds_node *fuse_cast(ds_rewrite *r, ds_graph *to, const ds_node *node,
+                          ds_node *const *inputs) {
+    ds_node *x = inputs[0];
+    if (((const ds_cast_attrs *)node->attrs)->dtype == x->type.dtype)
+        return x;
+    if (((const ds_cast_attrs *)node->attrs)->dtype != DS_F32 ||
+        r->n_uses[node->inputs[0]->id] != 1 || !ds_dtype_is_float(x->type.dtype))
+        return NULL;
+    if (ds_node_is(x, &ds_op_matmul) && x->n_inputs == 2) {
+        ds_matmul_attrs attrs = *(const ds_matmul_attrs *)x->attrs;
+        attrs.f32_result = true;
+        return ds_graph_add_node(to, &ds_op_matmul, &attrs, x->inputs, 2);
+    }
+    if (ds_node_is(x, &ds_op_reduce)) {
+        ds_reduce_attrs attrs = *(const ds_reduce_attrs *)x->attrs;
+        attrs.f32_result = true;
+        return ds_graph_add_node(to, &ds_op_reduce, &attrs, x->inputs, 1);
+    }
+    if (ds_node_is(x, &ds_op_reshape)) { /* look through: the reshape moves behind the cast */
+        ds_node *inner = x->inputs[0];
+        if (ds_node_is(inner, &ds_op_reduce)) {
+            ds_reduce_attrs attrs = *(const ds_reduce_attrs *)inner->attrs;
+            attrs.f32_result = true;
+            inner = ds_graph_add_node(to, &ds_op_reduce, &attrs, inner->inputs, 1);
+            return ds_graph_reshape(to, inner, x->type.rank, x->type.dims);
+        }
+    }
+    return NULL;
+}
+
+static ds_node *fuse_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
+                          ds_node *const *inputs) {
+    const ds_phase phase = to->phase;
+    const int segment = to->segment;
+    ds_node *fused = NULL;
+    to->phase = node->phase;
+    to->segment = node->segment;
+    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
+    if (node->op == &ds_op_binary && ((const ds_binary_attrs *)node->attrs)->kind == DS_ADD)
+        fused = fuse_add(r, to, node, inputs);
+    else if (node->op == &ds_op_unary)
+        fused = fuse_activation(r, to, node, inputs);
+    else if (node->op == &ds_op_cast)
+        fused = fuse_cast(r, to, node, inputs);
+    to->phase = phase;
+    to->segment = segment;
+    to->scope[0] = '\0';
+    return fused ? fused : ds_graph_copy_node(to, node, inputs);
+}
+
+ds_graph *ds_pass_fuse(const ds_graph *g) {
+    ds_graph *chunked = ds_fuse_linear_cross_entropy(g);
+    ds_graph *fused = chunked ? ds_graph_rewrite(chunked, fuse_node, NULL) : NULL;
+    ds_graph_free(chunked);
+    return fused;
+}
