@@ -18,7 +18,7 @@ typedef struct ds_series {
     const double *x, *y; /* [n], x ascending; points that are not finite are gaps */
     size_t n;
     bool markers;     /* few points that matter one by one: drawn as dots too */
-    double smoothing; /* SVG: also an exponential moving average, weight of the past in [0, 1) */
+    double smoothing; /* SVG: also a moving average that forgets by this factor a point, [0, 1) */
 } ds_series;
 
 typedef struct ds_plot {

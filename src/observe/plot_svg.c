@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "observe/plot_axis.h"
 
 enum { WIDTH = 840, HEIGHT = 420, LEFT = 64, RIGHT = 24, TOP = 44, BOTTOM = 52, MAX_SERIES = 6 };
@@ -110,21 +111,41 @@ static void flush_column(ds_text *out, column *c, bool *pen_down) {
     c->any = false;
 }
 
-/* The series, or its moving average, as a path's data. */
+/* An exponential moving average that runs forwards, then backwards, so that the curve does not lag
+ * behind its points. Bias-corrected as in Adam: the start is not pulled to 0. */
+static void average(const ds_series *series, double smoothing, double *out) {
+    const size_t n = series->n;
+    double mean = 0, weight = 0;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = series->y[i];
+        if (!ds_plot_point_is_finite(series, i))
+            continue;
+        mean = smoothing * mean + (1 - smoothing) * series->y[i];
+        weight = smoothing * weight + (1 - smoothing);
+        out[i] = mean / weight;
+    }
+    mean = weight = 0;
+    for (size_t i = n; i-- > 0;) {
+        if (!ds_plot_point_is_finite(series, i))
+            continue;
+        mean = smoothing * mean + (1 - smoothing) * out[i];
+        weight = smoothing * weight + (1 - smoothing);
+        out[i] = mean / weight;
+    }
+}
+
+/* The series as a path's data. */
 static void append_curve(ds_text *out, const ds_series *series, const ds_plot_axis *x_axis,
-                         const ds_plot_axis *y_axis, double smoothing) {
+                         const ds_plot_axis *y_axis) {
     column c = {0};
     bool pen_down = false;
-    double mean = 0, weight = 0; /* bias-corrected as in Adam, so the start is not pulled to 0 */
     for (size_t i = 0; i < series->n; i++) {
         if (!ds_plot_point_is_finite(series, i)) {
             flush_column(out, &c, &pen_down);
             pen_down = false;
             continue;
         }
-        mean = smoothing * mean + (1 - smoothing) * series->y[i];
-        weight = smoothing * weight + (1 - smoothing);
-        const double x = x_of(x_axis, series->x[i]), y = y_of(y_axis, mean / weight);
+        const double x = x_of(x_axis, series->x[i]), y = y_of(y_axis, series->y[i]);
         if (c.any && fabs(x - c.x) >= 0.5)
             flush_column(out, &c, &pen_down);
         if (!c.any)
@@ -137,18 +158,26 @@ static void append_curve(ds_text *out, const ds_series *series, const ds_plot_ax
 }
 
 static void append_path(ds_text *out, const ds_series *series, size_t s, const ds_plot_axis *x,
-                        const ds_plot_axis *y, const char *class, double smoothing) {
+                        const ds_plot_axis *y, const char *class) {
     ds_text_printf(out, "<path class=\"curve s%zu%s\" d=\"", s, class);
-    append_curve(out, series, x, y, smoothing);
+    append_curve(out, series, x, y);
     ds_text_puts(out, "\"/>\n");
 }
 
 static void append_series(ds_text *out, const ds_series *series, size_t s, const ds_plot_axis *x,
                           const ds_plot_axis *y) {
-    const bool smooth = series->smoothing > 0 && series->smoothing < 1;
-    append_path(out, series, s, x, y, smooth ? " raw" : "", 0);
-    if (smooth)
-        append_path(out, series, s, x, y, "", series->smoothing);
+    const bool smooth = series->n > 0 && series->smoothing > 0 && series->smoothing < 1;
+    append_path(out, series, s, x, y, smooth ? " raw" : "");
+    if (smooth) {
+        double *means = ds_malloc(series->n * sizeof *means);
+        if (!means) {
+            out->poisoned = true;
+            return;
+        }
+        average(series, series->smoothing, means);
+        append_path(out, &(ds_series){.x = series->x, .y = means, .n = series->n}, s, x, y, "");
+        free(means);
+    }
     for (size_t i = 0; series->markers && i < series->n; i++) {
         if (!ds_plot_point_is_finite(series, i))
             continue;

@@ -138,7 +138,7 @@ static void test_example(void **state) {
 static void test_out_of_memory(void **state) {
     (void)state;
     const double x[] = {0, 1};
-    const ds_series series = {.name = "s", .x = x, .y = x, .n = 2};
+    const ds_series series = {.name = "s", .x = x, .y = x, .n = 2, .smoothing = 0.5};
     const ds_plot plot = {.title = "t", .series = &series, .n_series = 1};
     for (int kind = 0; kind < 2; kind++) {
         char *made = NULL;
