@@ -1,0 +1,75 @@
+/* Rotary position embedding (Su et al. 2021): pairs of a head's dimensions turn by position ·
+ * θ^(−2i/d). The gradient turns back. */
+#include <math.h>
+
+#include "graph/ops/ops.h"
+
+static ds_status rotary_shape(const ds_node *node, ds_type *results) {
+    const ds_rotary_opts *a = node->attrs;
+    const ds_type *x = &node->inputs[0]->type, *positions = &node->inputs[1]->type;
+    if (x->rank != 4 || !ds_dtype_is_float(x->dtype))
+        return ds_fail(DS_INVALID, "wants floats [batch, tokens, heads, head_dim]");
+    if (a->n_dims < 2 || a->n_dims % 2 || a->n_dims > x->dims[3])
+        return ds_fail(DS_INVALID, "%lld rotated dimensions do not fit a head of %lld",
+                       (long long)a->n_dims, (long long)x->dims[3]);
+    const int lead = positions->rank - 1; /* 1: one row a sample */
+    if (positions->dtype != DS_I32 || lead < 0 || lead > 1 || positions->dims[lead] != x->dims[1] ||
+        (lead == 1 && positions->dims[0] != x->dims[0]))
+        return ds_fail(DS_INVALID, "positions must be i32 [tokens] or [batch, tokens]");
+    results[0] = *x;
+    return DS_OK;
+}
+
+static void rotary_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults,
+                            ds_node **dinputs) {
+    ds_rotary_opts back = *(const ds_rotary_opts *)node->attrs;
+    back.inverse = !back.inverse;
+    dinputs[0] = ds_graph_rotary(g, dresults[0], node->inputs[1], back);
+}
+
+static void rotary_reference(const ds_kernel_args *args) {
+    const ds_rotary_opts *a = args->node->attrs;
+    const ds_tensor *in = &args->inputs[0];
+    const int64_t tokens = in->dims[1], heads = in->dims[2], head_dim = in->dims[3];
+    const int32_t *positions = args->inputs[1].data;
+    const bool per_sample = args->inputs[1].rank == 2;
+    const int64_t half = a->n_dims / 2;
+    for (int64_t row = 0; row < in->dims[0] * tokens * heads; row++) {
+        const int64_t token = row / heads; /* of all samples */
+        const double position = positions[per_sample ? token : token % tokens];
+        const float *x = (const float *)in->data + row * head_dim;
+        float *y = (float *)args->outputs[0].data + row * head_dim;
+        for (int64_t i = a->n_dims; i < head_dim; i++)
+            y[i] = x[i];
+        for (int64_t i = 0; i < half; i++) {
+            const double angle =
+                position * pow((double)a->theta, -2.0 * (double)i / (double)a->n_dims);
+            const double c = cos(angle), s = a->inverse ? -sin(angle) : sin(angle);
+            const int64_t p = a->interleaved ? 2 * i : i, q = a->interleaved ? p + 1 : i + half;
+            const double u = (double)x[p], v = (double)x[q];
+            y[p] = (float)(u * c - v * s);
+            y[q] = (float)(u * s + v * c);
+        }
+    }
+}
+
+static ds_cost rotary_cost(const ds_node *node) {
+    return (ds_cost){.flops = 3 * (double)ds_node_count(node),
+                     .bytes = 2 * (double)ds_type_size(&node->type)};
+}
+
+const ds_op ds_op_rotary = {
+    .name = "rotary",
+    .attrs_size = sizeof(ds_rotary_opts),
+    .precision = DS_PRECISION_FOLLOW,
+    .shape = rotary_shape,
+    .gradient = rotary_gradient,
+    .cost = rotary_cost,
+    .reference = rotary_reference,
+};
+
+ds_node *ds_graph_rotary(ds_graph *g, ds_node *x, ds_node *positions, ds_rotary_opts opts) {
+    if (opts.n_dims == 0)
+        opts.n_dims = ds_node_dim(x, -1);
+    return ds_graph_add_node(g, &ds_op_rotary, &opts, (ds_node *[]){x, positions}, 2);
+}
