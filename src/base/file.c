@@ -107,6 +107,27 @@ ds_status ds_fd_write(int fd, const void *data, size_t size_bytes, const char *p
     return DS_OK;
 }
 
+ds_status ds_fd_write_at(int fd, const void *data, size_t size_bytes, uint64_t offset,
+                         const char *path) {
+    const char *p = data;
+    while (size_bytes > 0) {
+        ssize_t n = -1;
+        if (ds_fault_hit(DS_FAULT_WRITE))
+            errno = ENOSPC;
+        else
+            n = pwrite(fd, p, size_bytes < ((size_t)1 << 30) ? size_bytes : (size_t)1 << 30,
+                       (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return ds_fail_errno("%s: cannot be written", path);
+        p += n;
+        offset += (uint64_t)n;
+        size_bytes -= (size_t)n;
+    }
+    return DS_OK;
+}
+
 ds_status ds_fd_sync(int fd, const char *path) {
     if (ds_fault_hit(DS_FAULT_SYNC)) {
         errno = EIO;

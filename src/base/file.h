@@ -22,6 +22,9 @@ ds_status ds_file_read(const char *path, size_t limit_bytes, char **out, size_t 
 
 /* All size_bytes to fd, over short writes and EINTR; path is for the message. */
 ds_status ds_fd_write(int fd, const void *data, size_t size_bytes, const char *path);
+/* The same at a place of the file; the file's own position stays. Thread-safe. */
+ds_status ds_fd_write_at(int fd, const void *data, size_t size_bytes, uint64_t offset,
+                         const char *path);
 ds_status ds_fd_sync(int fd, const char *path);
 
 /* Writes `path` anew: beside it, synced, renamed over it, folder synced. */

@@ -1,0 +1,24 @@
+/* What the reader and the writer of safetensors share, and the parser that the fuzzer drives. */
+#ifndef DS_BASE_SAFETENSORS_H
+#define DS_BASE_SAFETENSORS_H
+
+#include "deepseek/safetensors.h"
+
+enum { DS_SAFETENSORS_HEADER_LIMIT = 100 * 1000 * 1000 }; /* bytes; the reference's limit */
+
+/* The element types of the format. */
+typedef struct ds_safetensors_type {
+    const char *name;
+    ds_dtype dtype; /* DS_DTYPES when the library has no such type */
+    int bits;
+} ds_safetensors_type;
+
+/* In the order of the reference's layout: a file holds later types first. */
+extern const ds_safetensors_type ds_safetensors_types[];
+extern const size_t ds_safetensors_n_types;
+
+/* As ds_safetensors_open over one file's bytes, which the caller keeps alive until close. */
+ds_status ds_safetensors_from_memory(const unsigned char *data, size_t size, const char *path,
+                                     ds_safetensors **out);
+
+#endif
