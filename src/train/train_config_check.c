@@ -71,7 +71,7 @@ static ds_status check_batch(const ds_config *reader, int64_t ranks, ds_train_co
         return ds_config_fail(reader, "training.global_batch",
                               "%" PRId64 " contradicts micro_batch %" PRId64
                               " x gradient_accumulation_steps %" PRId64 " x %" PRId64
-                              " ranks = %" PRId64 "; leave one of the three out",
+                              " ranks = %" PRId64 "; leave one of the three out, or set it to auto",
                               global, micro, accumulation, ranks, product);
     c->training.micro_batch = (int)micro;
     c->training.gradient_accumulation_steps = (int)accumulation;

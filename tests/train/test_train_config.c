@@ -193,7 +193,7 @@ static const struct {
      "1 ranks; accepted: multiples of 4"},
     {"training: {global_batch: 9, micro_batch: 2, gradient_accumulation_steps: 4}\n",
      "f.yaml:1:26: training.global_batch: 9 contradicts micro_batch 2 x "
-     "gradient_accumulation_steps 4 x 1 ranks = 8; leave one of the three out"},
+     "gradient_accumulation_steps 4 x 1 ranks = 8; leave one of the three out, or set it to auto"},
     {"training: {global_batch: 1T, micro_batch: 1}\n",
      "f.yaml:1:26: training.global_batch: 1000000000000 would need gradient_accumulation_steps "
      "1000000000000; accepted: up to 1000000"},
