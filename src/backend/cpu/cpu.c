@@ -1,11 +1,21 @@
 /* The CPU backend: a table of fast kernels, and the reference kernel for what is not in it. */
+#include <stdio.h>
 #include <stdlib.h>
 
-#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
 #include "base/alloc.h"
 
+static const ds_kernel *const kernels[] = {
+    &ds_cpu_matmul,     &ds_cpu_unary,  &ds_cpu_binary,     &ds_cpu_select,
+    &ds_cpu_cast,       &ds_cpu_concat, &ds_cpu_contiguous, &ds_cpu_fill,
+    &ds_cpu_assign,     &ds_cpu_reduce, &ds_cpu_accumulate, &ds_cpu_sum_of_squares,
+};
+
 static const ds_kernel *find_kernel(ds_backend *b, const ds_node *node) {
-    (void)b, (void)node;
+    (void)b;
+    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
+        if (kernels[i]->op == node->op && (!kernels[i]->accepts || kernels[i]->accepts(node)))
+            return kernels[i];
     return &ds_kernel_reference;
 }
 
@@ -34,6 +44,7 @@ ds_status ds_backend_open_cpu(ds_backend_opts opts, ds_backend **out) {
         return DS_OUT_OF_MEMORY;
     b->ops = &cpu_ops;
     ds_host_info("cpu", opts, &b->info);
+    snprintf(b->info.isa, sizeof b->info.isa, "%s", ds_cpu_simd()->name);
     *out = b;
     return DS_OK;
 }

@@ -1,0 +1,66 @@
+/* The kernels of the CPU backend and what they share. */
+#ifndef DS_CPU_KERNELS_H
+#define DS_CPU_KERNELS_H
+
+#include "backend/backend.h"
+#include "backend/cpu/simd/simd.h"
+#include "graph/ops/ops.h"
+
+/* copy.c, elementwise.c, reduce.c, index.c */
+extern const ds_kernel ds_cpu_cast, ds_cpu_contiguous, ds_cpu_concat, ds_cpu_fill, ds_cpu_assign,
+    ds_cpu_accumulate;
+extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select;
+extern const ds_kernel ds_cpu_reduce, ds_cpu_sum_of_squares;
+extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add;
+/* matmul.c */
+extern const ds_kernel ds_cpu_matmul;
+
+/* The inner loops in use. */
+const ds_simd *ds_cpu_simd(void);
+
+enum { DS_BLOCK = 1024 }; /* elements worked on at a time: 4 KB, a few fit the first cache */
+
+/* Threads worth starting for so many elements: starting costs microseconds. */
+int ds_cpu_threads(int64_t n_elements, int n_threads);
+
+/* Offset in bytes into a tensor. */
+static inline void *ds_at(const ds_tensor *t, int64_t elements) {
+    return (char *)t->data + elements * (int64_t)ds_dtype_size(t->dtype);
+}
+
+/* n elements at `offset` with `stride`, as f32: the tensor's own memory where it is f32 and the
+ * stride 1, else `buffer` filled. Any dtype. */
+const float *ds_cpu_fetch(const ds_tensor *t, int64_t offset, int64_t stride, int64_t n,
+                          float *buffer);
+/* Where to write n f32 elements that belong at `offset`: the tensor's own memory or `buffer`, and
+ * the conversion afterwards. Float dtypes, stride 1. */
+float *ds_cpu_target(const ds_tensor *t, int64_t offset, float *buffer);
+void ds_cpu_put(const ds_tensor *t, int64_t offset, const float *values, int64_t n);
+
+/* to = from, same dims, any strides; floats are converted where dtypes differ. */
+void ds_cpu_copy(const ds_tensor *from, const ds_tensor *to, int n_threads);
+
+bool ds_cpu_is_row_major(const ds_tensor *t);
+
+/* ---- walking over tensors of one shape ------------------------------------------------------- */
+
+enum { DS_MAX_OPERANDS = 4 };
+
+/* The shape of the operands, with axes that lie next to each other in all of them joined, cut into
+ * pieces of at most DS_BLOCK elements of the last axis. */
+typedef struct ds_walk {
+    int n_operands, rank; /* of the outer axes */
+    int64_t dims[DS_MAX_RANK], strides[DS_MAX_OPERANDS][DS_MAX_RANK];
+    int64_t inner, inner_stride[DS_MAX_OPERANDS];
+    int64_t pieces_per_row, n_pieces, count;
+} ds_walk;
+
+typedef struct ds_piece {
+    int64_t offset[DS_MAX_OPERANDS]; /* elements */
+    int64_t n;
+} ds_piece;
+
+ds_walk ds_walk_over(const ds_tensor *const *operands, int n_operands);
+ds_piece ds_walk_piece(const ds_walk *w, int64_t i);
+
+#endif

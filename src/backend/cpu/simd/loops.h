@@ -1,0 +1,42 @@
+/* Declarations of this build's loops, for the table. */
+#ifndef DS_CPU_LOOPS_H
+#define DS_CPU_LOOPS_H
+
+#include "backend/cpu/simd/isa.h"
+#include "backend/cpu/simd/simd.h"
+
+void SIMD(load)(ds_dtype dtype, const void *from, float *to, int64_t n);
+void SIMD(store)(ds_dtype dtype, const float *from, void *to, int64_t n);
+void SIMD(transpose16)(const uint16_t *from, int64_t from_stride, uint16_t *to, int64_t to_stride,
+                       int64_t rows, int64_t columns);
+void SIMD(transpose32)(const uint32_t *from, int64_t from_stride, uint32_t *to, int64_t to_stride,
+                       int64_t rows, int64_t columns);
+void SIMD(unary)(ds_unary kind, float alpha, const float *x, float *y, int64_t n);
+void SIMD(binary)(ds_binary kind, const float *a, const float *b, float *y, int64_t n);
+void SIMD(select)(const float *condition, const float *a, const float *b, float *y, int64_t n);
+void SIMD(fill)(float value, float *y, int64_t n);
+float SIMD(sum)(const float *x, int64_t n);
+float SIMD(sum_of_squares)(const float *x, int64_t n);
+float SIMD(max)(const float *x, int64_t n);
+float SIMD(min)(const float *x, int64_t n);
+float SIMD(dot)(const float *a, const float *b, int64_t n);
+void SIMD(axpy)(float alpha, const float *x, float *y, int64_t n);
+float SIMD(exp_sum)(const float *x, float shift, float scale, float *y, int64_t n);
+float SIMD(sum_exp)(const float *x, float shift, int64_t n);
+void SIMD(softmax_grad)(const float *dy, const float *y, float *dx, int64_t n);
+void SIMD(log_softmax_grad)(const float *dy, const float *y, float *dx, int64_t n);
+void SIMD(layer_norm)(const float *x, const float *weight, const float *bias, float eps, float *y,
+                      float *mean, float *rstd, int64_t n);
+void SIMD(rms_norm)(const float *x, const float *weight, float eps, float *y, float *rstd,
+                    int64_t n);
+void SIMD(layer_norm_grad)(const float *dy, const float *x, const float *weight, float mean,
+                           float rstd, float *dx, float *dweight, float *dbias, int64_t n);
+void SIMD(rms_norm_grad)(const float *dy, const float *x, const float *weight, float rstd,
+                         float *dx, float *dweight, int64_t n);
+void SIMD(rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
+                  float *yb, int64_t n);
+void SIMD(adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
+void SIMD(sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
+void SIMD(lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
+
+#endif
