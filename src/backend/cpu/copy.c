@@ -115,8 +115,7 @@ static ds_status run_copy(const ds_kernel_args *args, ds_stream *stream) {
 
 const ds_kernel ds_cpu_cast = {
     .op = &ds_op_cast, .strided_inputs = 1, .accepts = casts_to_float, .run = run_copy};
-const ds_kernel ds_cpu_contiguous = {
-    .op = &ds_op_contiguous, .strided_inputs = 1, .run = run_copy};
+const ds_kernel ds_cpu_contiguous = {.op = &ds_op_contiguous, .strided_inputs = 1, .run = run_copy};
 
 static ds_status run_concat(const ds_kernel_args *args, ds_stream *stream) {
     (void)stream;
@@ -190,5 +189,7 @@ static ds_status run_accumulate(const ds_kernel_args *args, ds_stream *stream) {
     return DS_OK;
 }
 
-const ds_kernel ds_cpu_accumulate = {
-    .op = &ds_op_accumulate, .strided_inputs = 2, .accepts = accumulates_float, .run = run_accumulate};
+const ds_kernel ds_cpu_accumulate = {.op = &ds_op_accumulate,
+                                     .strided_inputs = 2,
+                                     .accepts = accumulates_float,
+                                     .run = run_accumulate};

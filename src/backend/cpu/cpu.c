@@ -6,9 +6,9 @@
 #include "base/alloc.h"
 
 static const ds_kernel *const kernels[] = {
-    &ds_cpu_matmul,     &ds_cpu_unary,  &ds_cpu_binary,     &ds_cpu_select,
-    &ds_cpu_cast,       &ds_cpu_concat, &ds_cpu_contiguous, &ds_cpu_fill,
-    &ds_cpu_assign,     &ds_cpu_reduce, &ds_cpu_accumulate, &ds_cpu_sum_of_squares,
+    &ds_cpu_matmul, &ds_cpu_unary,  &ds_cpu_binary,     &ds_cpu_select,
+    &ds_cpu_cast,   &ds_cpu_concat, &ds_cpu_contiguous, &ds_cpu_fill,
+    &ds_cpu_assign, &ds_cpu_reduce, &ds_cpu_accumulate, &ds_cpu_sum_of_squares,
 };
 
 static const ds_kernel *find_kernel(ds_backend *b, const ds_node *node) {

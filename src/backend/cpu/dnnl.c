@@ -80,9 +80,9 @@ static bool is_reference(const_dnnl_primitive_desc_t pd) {
 
 static ds_status packing_from(const dnnl_matmul_desc_t *op, ds_packing *out) {
     dnnl_primitive_desc_t pd = NULL;
-    DS_TRY(ds_dnnl_check(dnnl_primitive_desc_create(&pd, (const_dnnl_op_desc_t)op, NULL,
-                                                    ds_dnnl_engine(), NULL),
-                         "matmul"));
+    DS_TRY(ds_dnnl_check(
+        dnnl_primitive_desc_create(&pd, (const_dnnl_op_desc_t)op, NULL, ds_dnnl_engine(), NULL),
+        "matmul"));
     if (is_reference(pd)) {
         dnnl_primitive_desc_destroy(pd);
         return ds_fail(DS_UNSUPPORTED, "oneDNN: only its reference matmul runs here");
@@ -148,7 +148,8 @@ ds_status ds_packer_run(ds_packer *p, const void *from, void *to) {
     dnnl_memory_set_data_handle(p->from, (void *)from);
     dnnl_memory_set_data_handle(p->to, to);
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, p->from}, {DNNL_ARG_TO, p->to}};
-    return ds_dnnl_check(dnnl_primitive_execute(p->primitive, ds_dnnl_stream(), 2, args), "reorder");
+    return ds_dnnl_check(dnnl_primitive_execute(p->primitive, ds_dnnl_stream(), 2, args),
+                         "reorder");
 }
 
 void ds_packer_free(ds_packer *p) {
@@ -237,9 +238,9 @@ static ds_status create_gemm(const ds_product *p, const gemm_descs *d, dnnl_prim
     DS_TRY(ds_dnnl_check(
         dnnl_matmul_desc_init(&op, &d->a, &d->b, p->has_bias ? &d->bias : NULL, &d->c),
         "matmul_desc_init"));
-    DS_TRY(ds_dnnl_check(dnnl_primitive_desc_create(&pd, (const_dnnl_op_desc_t)&op, attr,
-                                                    ds_dnnl_engine(), NULL),
-                         "matmul"));
+    DS_TRY(ds_dnnl_check(
+        dnnl_primitive_desc_create(&pd, (const_dnnl_op_desc_t)&op, attr, ds_dnnl_engine(), NULL),
+        "matmul"));
     const dnnl_memory_desc_t *pad = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     const dnnl_memory_desc_t scratchpad = *pad;
     g->workspace = dnnl_memory_desc_get_size(&scratchpad);

@@ -20,13 +20,13 @@ typedef struct ds_operand {
 } ds_operand;
 
 typedef struct ds_product {
-    int64_t batch, m, n, k;     /* batch 1: plain matrices */
-    ds_operand a, b, c;         /* a: m × k, b: k × n, c: m × n; batch strides may be 0 for b */
-    bool packed_b;              /* b is in the layout of ds_packing, strides unused */
-    bool has_bias;              /* f32 [n] */
+    int64_t batch, m, n, k; /* batch 1: plain matrices */
+    ds_operand a, b, c;     /* a: m × k, b: k × n, c: m × n; batch strides may be 0 for b */
+    bool packed_b;          /* b is in the layout of ds_packing, strides unused */
+    bool has_bias;          /* f32 [n] */
     bool has_activation;
     ds_unary activation;
-    bool has_residual;          /* laid out and typed as c */
+    bool has_residual; /* laid out and typed as c */
 } ds_product;
 
 /* The layout that oneDNN wants for the right operand. */

@@ -12,12 +12,12 @@
 
 /* One operand, how it comes and where its copy goes. */
 typedef struct side {
-    ds_tensor view;       /* with logical axes: transposition is in the strides */
+    ds_tensor view; /* with logical axes: transposition is in the strides */
     int64_t rows, columns;
-    bool copied;          /* to row-major, in the dtype of the product */
-    ds_tensor copy;       /* of view's dims; data is set at each run */
-    size_t copy_at;       /* in the workspace */
-    ds_operand operand;   /* what oneDNN is told: of the copy if there is one */
+    bool copied;        /* to row-major, in the dtype of the product */
+    ds_tensor copy;     /* of view's dims; data is set at each run */
+    size_t copy_at;     /* in the workspace */
+    ds_operand operand; /* what oneDNN is told: of the copy if there is one */
 } side;
 
 typedef struct state {

@@ -89,8 +89,8 @@ static void reduce_rows(const ds_kernel_args *args, const layout *l, ds_reductio
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < l->kept * chunks; i++) {
         const int64_t start = i % chunks * CHUNK, left = l->reduced - start;
-        partial[i] = reduce_run(kind, x, i / chunks * l->reduced + start,
-                                left < CHUNK ? left : CHUNK);
+        partial[i] =
+            reduce_run(kind, x, i / chunks * l->reduced + start, left < CHUNK ? left : CHUNK);
     }
     for (int64_t r = 0; r < l->kept; r++) {
         double total = start_of(kind);
@@ -100,7 +100,8 @@ static void reduce_rows(const ds_kernel_args *args, const layout *l, ds_reductio
     }
 }
 
-/* ---- over axes before kept ones: columns, a block of them at a time --------------------------- */
+/* ---- over axes before kept ones: columns, a block of them at a time ---------------------------
+ */
 
 enum { COLUMNS = 256, GROUP = 64 }; /* rows summed before they join the total, for accuracy */
 

@@ -10,12 +10,13 @@
 
 #include "deepseek/graph.h"
 
-/* What an optimizer needs for a block of one parameter; see the updates in graph/ops/optimizer.c. */
+/* What an optimizer needs for a block of one parameter; see the updates in graph/ops/optimizer.c.
+ */
 typedef struct ds_update {
     float lr, grad_scale, beta1, beta2, eps;
-    float decay;               /* lr · weight decay */
-    float correction1;         /* 1 / (1 − beta1^step) */
-    float correction2;         /* 1 / (1 − beta2^step) */
+    float decay;       /* lr · weight decay */
+    float correction1; /* 1 / (1 − beta1^step) */
+    float correction2; /* 1 / (1 − beta2^step) */
 } ds_update;
 
 typedef struct ds_simd {
@@ -63,8 +64,8 @@ typedef struct ds_simd {
                           float *dx, float *dweight, int64_t n);
 
     /* Pairs (a, b) turned by angles given as cos and sin. */
-    void (*rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
-                   float *yb, int64_t n);
+    void (*rotate)(const float *a, const float *b, const float *cosine, const float *sine,
+                   float *ya, float *yb, int64_t n);
 
     void (*adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
     void (*sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
