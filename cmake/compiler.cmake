@@ -18,3 +18,7 @@ endif()
 if(DS_BUILD_FUZZERS)
     add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+    # paths are cut by snprintf on purpose and then not found; each cut is checked where it matters
+    add_compile_options(-Wno-format-truncation)
+endif()

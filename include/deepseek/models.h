@@ -1,0 +1,98 @@
+/* Models: configurations, presets, and the functions that build their graphs.
+ *
+ *     ds_model_config config;
+ *     ds_model_preset("gpt2-124m", &config);
+ *     ds_graph *g = ds_graph_new();
+ *     ds_model_build_training(g, &config, 4, 1024);        // inputs "tokens", "labels"; output
+ * "loss" printf("%lld parameters\n", (long long)ds_model_n_params(&config)); ds_graph_free(g);
+ *
+ * Parameters bear the names of the family's Hugging Face checkpoints, so loading is a lookup. */
+#ifndef DEEPSEEK_MODELS_H
+#define DEEPSEEK_MODELS_H
+
+#include "deepseek/graph.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum ds_architecture {
+    DS_GPT2,  /* Radford et al. 2019 */
+    DS_LLAMA, /* Touvron et al. 2023: RoPE, RMSNorm, SwiGLU, grouped-query attention */
+    DS_BERT,  /* Devlin et al. 2019 */
+    DS_MOE,   /* Llama with experts in place of the MLP (Mixtral, Jiang et al. 2024) */
+    DS_ARCHITECTURES
+} ds_architecture;
+
+typedef struct ds_model_config {
+    ds_architecture architecture;
+    int64_t vocab_size;
+    int64_t n_layers;
+    int64_t hidden_size;
+    int64_t n_heads;
+    int64_t n_kv_heads; /* = n_heads but for grouped-query attention */
+    int64_t head_dim;
+    int64_t intermediate_size; /* of the MLP, or of one expert */
+    int64_t max_seq_len;
+    float norm_eps;
+    float rope_theta;
+    float dropout;
+    bool tie_embeddings; /* the projection to the vocabulary is the embedding */
+    int64_t n_experts, experts_per_token;
+    float router_loss_weight;     /* of the load-balancing loss */
+    int64_t type_vocab_size;      /* BERT: segments */
+    bool interleaved_rotary;      /* rotated pairs are neighbours (llama2.c) instead of halves */
+    int64_t bos_token, eos_token; /* -1: none */
+} ds_model_config;
+
+typedef struct ds_model_preset_info {
+    const char *name;
+    const char *summary;
+    ds_model_config config;
+} ds_model_preset_info;
+
+/* DS_NOT_FOUND names the presets there are. */
+DS_API ds_status ds_model_preset(const char *name, ds_model_config *out);
+/* The i-th preset, NULL past the last; static. */
+DS_API const ds_model_preset_info *ds_model_preset_at(size_t i);
+
+/* Hugging Face config.json: a file, or the folder that holds it. Unknown architectures and missing
+ * keys are named. */
+DS_API ds_status ds_model_config_load(const char *path, ds_model_config *out);
+/* The same as text, the caller's to free(); NULL when out of memory. */
+DS_API char *ds_model_config_json(const ds_model_config *config);
+/* Sizes that do not fit each other are DS_INVALID, e.g. "hidden_size 768 is not a multiple of
+ * n_heads 7". */
+DS_API ds_status ds_model_config_check(const ds_model_config *config);
+DS_API const char *ds_architecture_name(ds_architecture architecture);
+
+/* Number of trained numbers; 0 if the configuration is invalid. */
+DS_API int64_t ds_model_n_params(const ds_model_config *config);
+/* Multiply-adds counted as two, forward and backward, per token at this sequence length:
+ * 6·(parameters in products) + attention (12·layers·hidden·seq_len, halved where causal). */
+DS_API double ds_model_flops_per_token(const ds_model_config *config, int64_t seq_len);
+
+/* A training graph. Inputs: "tokens", "labels" i32 [batch, seq_len]; labels[t] is the token to
+ * predict at place t, -100 for none. BERT also "segment_ids" i32 [batch, seq_len], "lengths" and
+ * "next_sentence" i32 [batch]. Outputs: "loss", f32 rank 0, the sum over all predicted tokens (for
+ * BERT plus the sum of next-sentence losses times predicted tokens over samples). */
+DS_API void ds_model_build_training(ds_graph *g, const ds_model_config *config, int64_t batch,
+                                    int64_t seq_len);
+
+/* A graph that gives logits of whole sequences. Inputs as in training, without labels. Output
+ * "logits" f32 [batch, seq_len, vocab_size]. */
+DS_API void ds_model_build_logits(ds_graph *g, const ds_model_config *config, int64_t batch,
+                                  int64_t seq_len);
+
+/* One step of generation with a key-value cache. Inputs: "tokens" i32 [batch, n_tokens], "start"
+ * i32 [batch] (tokens already in the cache), "lengths" i32 [batch] (= start + n_tokens),
+ * "positions" i32 [batch, n_tokens]. Variables "cache/LAYER/k" and "/v" [batch, capacity,
+ * n_kv_heads, head_dim]. Output "logits" f32 [batch, vocab_size] of the last token. Decoders only.
+ */
+DS_API void ds_model_build_step(ds_graph *g, const ds_model_config *config, int64_t batch,
+                                int64_t n_tokens, int64_t capacity);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

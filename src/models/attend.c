@@ -1,0 +1,23 @@
+/* Causal self-attention of decoders, with or without a key-value cache. */
+#include <stdio.h>
+
+#include "models/family.h"
+
+static ds_node *cached(ds_graph *g, const ds_model_inputs *in, int64_t layer, const char *which,
+                       ds_node *x) {
+    char name[64];
+    snprintf(name, sizeof name, "cache/%lld/%s", (long long)layer, which);
+    const int64_t dims[] = {ds_node_dim(x, 0), in->capacity, ds_node_dim(x, 2), ds_node_dim(x, 3)};
+    ds_node *cache = ds_graph_variable(g, name, DS_F32, 4, dims, DS_INIT_ZEROS);
+    return ds_graph_cache_write(g, cache, x, in->start);
+}
+
+ds_node *ds_model_attend(ds_graph *g, const ds_model_config *c, const ds_model_inputs *in,
+                         int64_t layer, ds_node *q, ds_node *k, ds_node *v) {
+    (void)c;
+    if (in->start) {
+        k = cached(g, in, layer, "k", k);
+        v = cached(g, in, layer, "v", v);
+    }
+    return ds_graph_attention(g, q, k, v, in->lengths, (ds_attention_opts){.causal = true});
+}

@@ -1,0 +1,139 @@
+/* Training, logits and generation graphs of any family, on top of its trunk. */
+#include "models/family.h"
+
+#include "graph/ops/ops.h"
+
+static const struct {
+    const char *name;
+    ds_model_trunk_builder *trunk;
+    ds_model_head_builder *head;
+    bool is_decoder;
+} families[DS_ARCHITECTURES] = {
+    [DS_GPT2] = {"gpt2", ds_gpt2_trunk, ds_gpt2_head, true},
+    [DS_LLAMA] = {"llama", ds_llama_trunk, ds_llama_head, true},
+    [DS_BERT] = {"bert", ds_bert_trunk, ds_bert_head, false},
+    [DS_MOE] = {"moe", ds_llama_trunk, ds_llama_head, true},
+};
+
+const char *ds_architecture_name(ds_architecture architecture) {
+    return families[architecture].name;
+}
+
+static bool is_sound(ds_graph *g, const ds_model_config *c, int64_t seq_len) {
+    if (ds_model_config_check(c) != DS_OK)
+        ds_graph_refuse(g, "model", "%s", ds_error());
+    else if (seq_len < 1 || seq_len > c->max_seq_len)
+        ds_graph_refuse(g, "model", "a sequence of %lld tokens is not in 1 … max_seq_len %lld",
+                        (long long)seq_len, (long long)c->max_seq_len);
+    return ds_graph_ok(g);
+}
+
+static ds_node *sequence_input(ds_graph *g, const char *name, int64_t batch, int64_t seq_len) {
+    return ds_graph_input(g, name, DS_I32, 2, (int64_t[]){batch, seq_len});
+}
+
+static ds_model_inputs whole_sequences(ds_graph *g, const ds_model_config *c, int64_t batch,
+                                       int64_t seq_len) {
+    ds_model_inputs in = {
+        .tokens = sequence_input(g, "tokens", batch, seq_len),
+        .positions = ds_graph_iota(g, seq_len),
+    };
+    if (c->architecture == DS_BERT) {
+        in.segment_ids = sequence_input(g, "segment_ids", batch, seq_len);
+        in.lengths = ds_graph_input(g, "lengths", DS_I32, 1, (int64_t[]){batch});
+    }
+    return in;
+}
+
+/* Loss of the next-sentence head, per sample, in the unit of the token losses: the trainer divides
+ * the whole by the number of predicted tokens, so each sample's share is scaled by tokens/sample.
+ */
+static ds_node *next_sentence_loss(ds_graph *g, const ds_model_config *c, ds_node *hidden,
+                                   ds_node *labels) {
+    const int64_t batch = ds_node_dim(hidden, 0);
+    ds_node *follows = ds_graph_input(g, "next_sentence", DS_I32, 1, (int64_t[]){batch});
+    ds_node *loss = ds_graph_cross_entropy(g, ds_bert_next_sentence(g, c, hidden), follows);
+    ds_node *ignored = ds_graph_fill(g, DS_IGNORED_LABEL, DS_F32, 0, NULL);
+    ds_node *is_predicted = ds_graph_binary(g, DS_LESS, ignored, ds_graph_cast(g, labels, DS_F32));
+    ds_node *per_sample = ds_graph_scale(g, ds_graph_sum_all(g, is_predicted), 1.0f / (float)batch);
+    return ds_graph_mul(g, loss, ds_graph_stop_gradient(g, per_sample));
+}
+
+void ds_model_build_training(ds_graph *g, const ds_model_config *c, int64_t batch,
+                             int64_t seq_len) {
+    if (!is_sound(g, c, seq_len))
+        return;
+    const ds_model_inputs in = whole_sequences(g, c, batch, seq_len);
+    ds_node *labels = sequence_input(g, "labels", batch, seq_len);
+    const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
+    ds_node *logits = families[c->architecture].head(g, c, trunk.hidden);
+    ds_node *loss = ds_graph_cross_entropy(g, logits, labels);
+    if (c->architecture == DS_BERT)
+        loss = ds_graph_add(g, loss, next_sentence_loss(g, c, trunk.hidden, labels));
+    if (trunk.balance) { /* per token, so that dividing by the tokens leaves the published weight */
+        const float weight = c->router_loss_weight * (float)(batch * seq_len) / (float)c->n_layers;
+        loss = ds_graph_add(g, loss, ds_graph_scale(g, trunk.balance, weight));
+    }
+    ds_graph_output(g, "loss", loss);
+}
+
+void ds_model_build_logits(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t seq_len) {
+    if (!is_sound(g, c, seq_len))
+        return;
+    const ds_model_inputs in = whole_sequences(g, c, batch, seq_len);
+    const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
+    ds_graph_output(g, "logits", families[c->architecture].head(g, c, trunk.hidden));
+    if (c->architecture == DS_BERT)
+        ds_graph_output(g, "next_sentence_logits", ds_bert_next_sentence(g, c, trunk.hidden));
+}
+
+void ds_model_build_step(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t n_tokens,
+                         int64_t capacity) {
+    if (!is_sound(g, c, n_tokens))
+        return;
+    if (!families[c->architecture].is_decoder || capacity < n_tokens || capacity > c->max_seq_len) {
+        ds_graph_refuse(g, "model", "%s cannot generate %lld tokens with a cache of %lld",
+                        families[c->architecture].name, (long long)n_tokens, (long long)capacity);
+        return;
+    }
+    const ds_model_inputs in = {
+        .tokens = sequence_input(g, "tokens", batch, n_tokens),
+        .positions = sequence_input(g, "positions", batch, n_tokens),
+        .lengths = ds_graph_input(g, "lengths", DS_I32, 1, &batch),
+        .start = ds_graph_input(g, "start", DS_I32, 1, &batch),
+        .capacity = capacity,
+    };
+    const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
+    ds_node *last = ds_graph_slice(g, trunk.hidden, 1, n_tokens - 1, 1);
+    last = ds_graph_reshape(g, last, 2, (int64_t[]){batch, c->hidden_size});
+    ds_graph_output(g, "logits", families[c->architecture].head(g, c, last));
+}
+
+int64_t ds_model_n_params(const ds_model_config *c) {
+    ds_graph *g = ds_graph_new();
+    int64_t n = 0;
+    if (!g)
+        return 0;
+    ds_model_build_training(g, c, 1, 1);
+    for (size_t i = 0; ds_graph_ok(g) && i < g->n_nodes; i++)
+        if (g->nodes[i]->op == &ds_op_param)
+            n += ds_node_count(g->nodes[i]);
+    ds_graph_free(g);
+    return n;
+}
+
+double ds_model_flops_per_token(const ds_model_config *c, int64_t seq_len) {
+    const double width = (double)(c->n_heads * c->head_dim),
+                 kv = (double)(c->n_kv_heads * c->head_dim);
+    const double hidden = (double)c->hidden_size, inner = (double)c->intermediate_size;
+    const double attention = hidden * (2 * width + 2 * kv);
+    double mlp = 2 * hidden * inner;
+    if (c->architecture == DS_LLAMA)
+        mlp = 3 * hidden * inner;
+    if (c->architecture == DS_MOE)
+        mlp = 3 * hidden * inner * (double)c->experts_per_token + hidden * (double)c->n_experts;
+    const double head = hidden * (double)c->vocab_size;
+    const double scores = 2 * width * (double)seq_len * (c->architecture == DS_BERT ? 1.0 : 0.5);
+    /* forward 2 flops a multiply-add, backward twice that (Kaplan et al. 2020) */
+    return 6 * ((double)c->n_layers * (attention + mlp + scores) + head);
+}

@@ -1,0 +1,110 @@
+/* Presets, and what makes a configuration sound. */
+#include <string.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "deepseek/models.h"
+
+#define GPT2(V, L, H, A, S)                                                                        \
+    .architecture = DS_GPT2, .vocab_size = (V), .n_layers = (L), .hidden_size = (H),               \
+    .n_heads = (A), .n_kv_heads = (A), .head_dim = (H) / (A), .intermediate_size = 4 * (H),        \
+    .max_seq_len = (S), .norm_eps = 1e-5f, .tie_embeddings = true, .bos_token = -1,                \
+    .eos_token = -1
+#define LLAMA(V, L, H, A, KV, I, S)                                                                \
+    .architecture = DS_LLAMA, .vocab_size = (V), .n_layers = (L), .hidden_size = (H),              \
+    .n_heads = (A), .n_kv_heads = (KV), .head_dim = (H) / (A), .intermediate_size = (I),           \
+    .max_seq_len = (S), .norm_eps = 1e-5f, .rope_theta = 10000, .bos_token = -1, .eos_token = -1
+
+static const ds_model_preset_info presets[] = {
+    {"tiny", "GPT-2 shape for tests and first tries", {GPT2(2048, 4, 128, 4, 256)}},
+    {"demo", "GPT-2 shape that learns a book on a CPU in minutes", {GPT2(8192, 6, 320, 5, 256)}},
+    {"gpt2-124m", "GPT-2 small (Radford et al. 2019)", {GPT2(50257, 12, 768, 12, 1024)}},
+    {"gpt2-1.5b", "GPT-2 XL (Radford et al. 2019)", {GPT2(50257, 48, 1600, 25, 1024)}},
+    {"llama-1b",
+     "the shape of TinyLlama 1.1B (Zhang et al. 2024)",
+     {LLAMA(32000, 22, 2048, 32, 4, 5632, 2048)}},
+    {"bert-large",
+     "BERT large, uncased (Devlin et al. 2019)",
+     {.architecture = DS_BERT,
+      .vocab_size = 30522,
+      .n_layers = 24,
+      .hidden_size = 1024,
+      .n_heads = 16,
+      .n_kv_heads = 16,
+      .head_dim = 64,
+      .intermediate_size = 4096,
+      .max_seq_len = 512,
+      .norm_eps = 1e-12f,
+      .tie_embeddings = true,
+      .type_vocab_size = 2,
+      .bos_token = -1,
+      .eos_token = -1}},
+    {"deepseek-67b",
+     "the shape of DeepSeek LLM 67B (DeepSeek-AI 2024)",
+     {LLAMA(102400, 95, 8192, 64, 8, 22016, 4096)}},
+    {"deepseek-175b",
+     "the shape of GPT-3 175B (Brown et al. 2020)",
+     {GPT2(50257, 96, 12288, 96, 2048)}},
+};
+
+enum { N_PRESETS = sizeof presets / sizeof *presets };
+
+const ds_model_preset_info *ds_model_preset_at(size_t i) {
+    return i < N_PRESETS ? &presets[i] : NULL;
+}
+
+ds_status ds_model_preset(const char *name, ds_model_config *out) {
+    ds_text known = {0};
+    for (size_t i = 0; i < N_PRESETS; i++) {
+        if (strcmp(presets[i].name, name) == 0) {
+            *out = presets[i].config;
+            ds_text_clear(&known);
+            return DS_OK;
+        }
+        ds_text_printf(&known, "%s%s", i ? ", " : "", presets[i].name);
+    }
+    const ds_status status = ds_fail(DS_NOT_FOUND, "there is no model preset \"%s\"; there are: %s",
+                                     name, known.data ? known.data : "");
+    ds_text_clear(&known);
+    return status;
+}
+
+ds_status ds_model_config_check(const ds_model_config *c) {
+    const struct {
+        const char *name;
+        int64_t value;
+    } sizes[] = {
+        {"vocab_size", c->vocab_size},   {"n_layers", c->n_layers},
+        {"hidden_size", c->hidden_size}, {"n_heads", c->n_heads},
+        {"n_kv_heads", c->n_kv_heads},   {"head_dim", c->head_dim},
+        {"max_seq_len", c->max_seq_len}, {"intermediate_size", c->intermediate_size},
+    };
+    if ((unsigned)c->architecture >= DS_ARCHITECTURES)
+        return ds_fail(DS_INVALID, "unknown architecture %d", (int)c->architecture);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].value < 1 || sizes[i].value > INT32_MAX)
+            return ds_fail(DS_INVALID, "%s is %lld, not in 1 … 2147483647", sizes[i].name,
+                           (long long)sizes[i].value);
+    if (c->n_heads % c->n_kv_heads != 0)
+        return ds_fail(DS_INVALID, "n_heads %lld is not a multiple of n_kv_heads %lld",
+                       (long long)c->n_heads, (long long)c->n_kv_heads);
+    const bool is_llama = c->architecture == DS_LLAMA || c->architecture == DS_MOE;
+    if (!is_llama && c->n_heads * c->head_dim != c->hidden_size)
+        return ds_fail(DS_INVALID, "hidden_size %lld is not a multiple of n_heads %lld",
+                       (long long)c->hidden_size, (long long)c->n_heads);
+    if (!is_llama && c->n_kv_heads != c->n_heads)
+        return ds_fail(DS_INVALID, "%s has no grouped-query attention: n_kv_heads must be n_heads",
+                       ds_architecture_name(c->architecture));
+    if (is_llama && c->head_dim % 2 != 0)
+        return ds_fail(DS_INVALID, "head_dim %lld must be even for rotary positions",
+                       (long long)c->head_dim);
+    if (c->architecture == DS_MOE &&
+        (c->experts_per_token < 1 || c->experts_per_token > c->n_experts))
+        return ds_fail(DS_INVALID, "experts_per_token %lld is not in 1 … n_experts %lld",
+                       (long long)c->experts_per_token, (long long)c->n_experts);
+    if (c->architecture == DS_BERT && c->type_vocab_size < 1)
+        return ds_fail(DS_INVALID, "type_vocab_size must be at least 1");
+    if (!(c->dropout >= 0 && c->dropout < 1))
+        return ds_fail(DS_INVALID, "dropout %g is not in [0, 1)", (double)c->dropout);
+    return DS_OK;
+}

@@ -1,0 +1,135 @@
+#include "train/checkpoint_folder.h"
+
+#include <dirent.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/md5.h"
+#include "train/checkpoint.h"
+
+/* "step-00000200" → 200; -1 for any other name, unfinished ones included. */
+static int64_t step_of(const char *name) {
+    char *end = NULL;
+    if (strncmp(name, "step-", 5) != 0 || name[5] < '0' || name[5] > '9')
+        return -1;
+    const long long step = strtoll(name + 5, &end, 10);
+    return *end == '\0' ? step : -1;
+}
+
+static int newest_first(const void *a, const void *b) {
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* The steps there are, newest first; *steps is the caller's to free(). */
+static ds_status list_steps(const char *folder, int64_t **steps, size_t *n) {
+    size_t capacity = 0;
+    *steps = NULL;
+    *n = 0;
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return DS_OK; /* none yet */
+    ds_status status = DS_OK;
+    for (struct dirent *d = readdir(dir); d && status == DS_OK; d = readdir(dir)) {
+        const int64_t step = step_of(d->d_name);
+        if (step < 0)
+            continue;
+        int64_t *grown = ds_grow(*steps, &capacity, *n + 1, sizeof **steps);
+        if (!grown) {
+            status = DS_OUT_OF_MEMORY;
+            break;
+        }
+        *steps = grown;
+        grown[(*n)++] = step;
+    }
+    closedir(dir);
+    if (status == DS_OK && *n > 0)
+        qsort(*steps, *n, sizeof **steps, newest_first);
+    if (status != DS_OK) {
+        free(*steps);
+        *steps = NULL;
+    }
+    return status;
+}
+
+ds_status ds_checkpoint_prune(const char *folder, int keep_last) {
+    int64_t *steps = NULL;
+    size_t n = 0;
+    DS_TRY(list_steps(folder, &steps, &n));
+    ds_status status = DS_OK;
+    for (size_t i = (size_t)keep_last; i < n && status == DS_OK; i++) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/step-%08lld", folder, (long long)steps[i]);
+        status = ds_folder_remove(path);
+    }
+    free(steps);
+    return status;
+}
+
+/* ---- verifying ----------------------------------------------------------------------------------
+ */
+
+static const char *const required[] = {"model.safetensors", "optimizer.safetensors",
+                                       "trainer.json"};
+enum { N_REQUIRED = sizeof required / sizeof *required };
+
+static ds_status verify_line(const char *path, char *line, unsigned *seen) {
+    char file[PATH_MAX], md5[DS_MD5_HEX];
+    if (strlen(line) < DS_MD5_HEX + 2 || line[DS_MD5_HEX - 1] != ' ')
+        return ds_fail(DS_CORRUPT, "%s/%s: the line \"%.60s\" is not `sum  file`", path,
+                       DS_CHECKPOINT_SUMS, line);
+    line[DS_MD5_HEX - 1] = '\0';
+    const char *name = line + DS_MD5_HEX + 1;
+    if (strchr(name, '/'))
+        return ds_fail(DS_CORRUPT, "%s/%s: \"%s\" is not in this folder", path, DS_CHECKPOINT_SUMS,
+                       name);
+    snprintf(file, sizeof file, "%s/%s", path, name);
+    DS_TRY(ds_md5_of_file(file, md5));
+    if (strcmp(md5, line) != 0)
+        return ds_fail(DS_CORRUPT,
+                       "%s: its MD5 sum is %s, %s says %s: the file was changed or torn", file, md5,
+                       DS_CHECKPOINT_SUMS, line);
+    for (int i = 0; i < N_REQUIRED; i++)
+        if (strcmp(name, required[i]) == 0)
+            *seen |= 1u << i;
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_verify(const char *path) {
+    char *sums = NULL, *rest = NULL;
+    unsigned seen = 0;
+    DS_TRY(ds_checkpoint_read_file(path, DS_CHECKPOINT_SUMS, &sums));
+    ds_status status = DS_OK;
+    for (char *line = strtok_r(sums, "\n", &rest); line && status == DS_OK;
+         line = strtok_r(NULL, "\n", &rest))
+        status = verify_line(path, line, &seen);
+    free(sums);
+    for (int i = 0; i < N_REQUIRED && status == DS_OK; i++)
+        if (!(seen >> i & 1u))
+            status = ds_fail(DS_CORRUPT, "%s/%s does not list %s", path, DS_CHECKPOINT_SUMS,
+                             required[i]);
+    return status;
+}
+
+ds_status ds_checkpoint_find(const char *folder, char path[PATH_MAX]) {
+    int64_t *steps = NULL;
+    size_t n = 0;
+    DS_TRY(list_steps(folder, &steps, &n));
+    ds_status status = DS_NOT_FOUND;
+    for (size_t i = 0; i < n && status != DS_OK; i++) {
+        snprintf(path, PATH_MAX, "%s/step-%08lld", folder, (long long)steps[i]);
+        status = ds_checkpoint_verify(path);
+        if (status != DS_OK)
+            ds_log(DS_LOG_WARN, "passing over a damaged checkpoint: %s", ds_error());
+    }
+    free(steps);
+    if (status != DS_OK)
+        return ds_fail(DS_NOT_FOUND, "%s holds no whole checkpoint", folder);
+    return DS_OK;
+}
