@@ -47,6 +47,16 @@ const ds_op *const ds_all_ops[] = {
     &ds_op_cross_entropy_grad,
     &ds_op_linear_cross_entropy,
     &ds_op_dropout,
+    &ds_op_conv2d,
+    &ds_op_conv2d_input_grad,
+    &ds_op_conv2d_weight_grad,
+    &ds_op_quantise,
+    &ds_op_dequantise,
+    &ds_op_fake_quantise,
+    &ds_op_fake_quantise_grad,
+    &ds_op_adamw,
+    &ds_op_sgd,
+    &ds_op_lion,
 };
 
 const int ds_n_ops = (int)(sizeof ds_all_ops / sizeof *ds_all_ops);
