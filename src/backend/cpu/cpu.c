@@ -6,9 +6,19 @@
 #include "base/alloc.h"
 
 static const ds_kernel *const kernels[] = {
-    &ds_cpu_matmul, &ds_cpu_unary,  &ds_cpu_binary,     &ds_cpu_select,
-    &ds_cpu_cast,   &ds_cpu_concat, &ds_cpu_contiguous, &ds_cpu_fill,
-    &ds_cpu_assign, &ds_cpu_reduce, &ds_cpu_accumulate, &ds_cpu_sum_of_squares,
+    &ds_cpu_matmul,        &ds_cpu_unary,
+    &ds_cpu_binary,        &ds_cpu_select,
+    &ds_cpu_cast,          &ds_cpu_concat,
+    &ds_cpu_contiguous,    &ds_cpu_fill,
+    &ds_cpu_assign,        &ds_cpu_accumulate,
+    &ds_cpu_reduce,        &ds_cpu_sum_of_squares,
+    &ds_cpu_gather,        &ds_cpu_scatter_add,
+    &ds_cpu_softmax,       &ds_cpu_softmax_grad,
+    &ds_cpu_log_softmax,   &ds_cpu_log_softmax_grad,
+    &ds_cpu_layer_norm,    &ds_cpu_layer_norm_grad,
+    &ds_cpu_rms_norm,      &ds_cpu_rms_norm_grad,
+    &ds_cpu_cross_entropy, &ds_cpu_cross_entropy_grad,
+    &ds_cpu_rotary,        &ds_cpu_dropout,
 };
 
 static const ds_kernel *find_kernel(ds_backend *b, const ds_node *node) {

@@ -35,6 +35,7 @@ void SIMD(rms_norm_grad)(const float *dy, const float *x, const float *weight, f
                          float *dx, float *dweight, int64_t n);
 void SIMD(rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
                   float *yb, int64_t n);
+void SIMD(dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);
 void SIMD(adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
 void SIMD(sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
 void SIMD(lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);

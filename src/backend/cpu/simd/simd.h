@@ -67,6 +67,9 @@ typedef struct ds_simd {
     void (*rotate)(const float *a, const float *b, const float *cosine, const float *sine,
                    float *ya, float *yb, int64_t n);
 
+    /* y = 0 where the uniform number of counter first + i is below p, else x / (1 − p). */
+    void (*dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);
+
     void (*adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
     void (*sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
     void (*lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);

@@ -28,6 +28,7 @@ const ds_simd SIMD(table) = {
     .layer_norm_grad = SIMD(layer_norm_grad),
     .rms_norm_grad = SIMD(rms_norm_grad),
     .rotate = SIMD(rotate),
+    .dropout = SIMD(dropout),
     .adamw = SIMD(adamw),
     .sgd = SIMD(sgd),
     .lion = SIMD(lion),

@@ -1,0 +1,27 @@
+/* Dropout: the reference's own mask, drawn many counters at a time. */
+#include "backend/cpu/kernels.h"
+#include "base/rng.h"
+
+static ds_status run(const ds_kernel_args *args, ds_stream *stream) {
+    (void)stream;
+    const ds_dropout_attrs *a = args->node->attrs;
+    const ds_tensor *x = &args->inputs[0], *out = &args->outputs[0];
+    const int64_t n = ds_count(out->dims, out->rank), blocks = (n + DS_BLOCK - 1) / DS_BLOCK;
+    const int64_t per_sample = out->rank > 0 && out->dims[0] > 0 ? n / out->dims[0] : n;
+    const int64_t *seed = args->inputs[1].data;
+    const uint64_t key = ds_mix64((uint64_t)seed[DS_SEED_KEY] ^ a->place);
+    const uint64_t first = (uint64_t)(seed[DS_SEED_OFFSET] * per_sample);
+#pragma omp parallel for num_threads(ds_cpu_threads(n, args->n_threads)) schedule(static)
+    for (int64_t i = 0; i < blocks; i++) {
+        const int64_t start = i * DS_BLOCK, left = n - start;
+        const int64_t length = left < DS_BLOCK ? left : DS_BLOCK;
+        float buffer[DS_BLOCK], result[DS_BLOCK];
+        const float *v = ds_cpu_fetch(x, start, 1, length, buffer);
+        float *y = ds_cpu_target(out, start, result);
+        ds_cpu_simd()->dropout(key, first + (uint64_t)start, a->p, v, y, length);
+        ds_cpu_put(out, start, y, length);
+    }
+    return DS_OK;
+}
+
+const ds_kernel ds_cpu_dropout = {.op = &ds_op_dropout, .in_place = 1, .run = run};

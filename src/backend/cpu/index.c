@@ -1,0 +1,57 @@
+/* Gather and scatter_add: rows by index. */
+#include <string.h>
+
+#include "backend/cpu/kernels.h"
+
+static ds_status run_gather(const ds_kernel_args *args, ds_stream *stream) {
+    (void)stream;
+    const ds_tensor *table = &args->inputs[0], *ids = &args->inputs[1];
+    const int64_t row = ds_count(table->dims + 1, table->rank - 1);
+    const int64_t n = ds_count(ids->dims, ids->rank);
+    const size_t bytes = (size_t)row * ds_dtype_size(table->dtype);
+    const int32_t *id = ids->data;
+#pragma omp parallel for num_threads(ds_cpu_threads(n *row, args->n_threads)) schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        void *to = ds_at(&args->outputs[0], i * row);
+        if (id[i] >= 0 && id[i] < table->dims[0])
+            memcpy(to, ds_at(table, id[i] * row), bytes);
+        else
+            memset(to, 0, bytes);
+    }
+    return DS_OK;
+}
+
+const ds_kernel ds_cpu_gather = {.op = &ds_op_gather, .run = run_gather};
+
+/* Adds the rows of x whose ids are in [from, to). */
+static void add_rows(const ds_kernel_args *args, int64_t row, int64_t from, int64_t to) {
+    const ds_tensor *x = &args->inputs[0], *ids = &args->inputs[1];
+    const int64_t n = ds_count(ids->dims, ids->rank);
+    const int32_t *id = ids->data;
+    float *y = args->outputs[0].data, buffer[DS_BLOCK];
+    memset(y + from * row, 0, (size_t)((to - from) * row) * sizeof *y);
+    for (int64_t i = 0; i < n; i++) {
+        if (id[i] < from || id[i] >= to)
+            continue;
+        for (int64_t k = 0; k < row; k += DS_BLOCK) {
+            const int64_t length = row - k < DS_BLOCK ? row - k : DS_BLOCK;
+            const float *v = ds_cpu_fetch(x, i * row + k, 1, length, buffer);
+            ds_cpu_simd()->axpy(1, v, y + id[i] * row + k, length);
+        }
+    }
+}
+
+/* Each thread owns a range of the result's rows and reads every id: no two threads write one row,
+ * and each row is summed in order. */
+static ds_status run_scatter_add(const ds_kernel_args *args, ds_stream *stream) {
+    (void)stream;
+    const ds_tensor *out = &args->outputs[0];
+    const int64_t n_rows = out->dims[0], row = ds_count(out->dims + 1, out->rank - 1);
+    const int parts = ds_cpu_threads(n_rows * row, args->n_threads);
+#pragma omp parallel for num_threads(parts) schedule(static)
+    for (int part = 0; part < parts; part++)
+        add_rows(args, row, n_rows * part / parts, n_rows * (part + 1) / parts);
+    return DS_OK;
+}
+
+const ds_kernel ds_cpu_scatter_add = {.op = &ds_op_scatter_add, .run = run_scatter_add};
