@@ -150,6 +150,46 @@ static void dropout_is_bit_identical(void **unused) {
         }
 }
 
+/* Small moments, a positive second one, and plausible scalars. */
+static void plausible_update(const ds_node *node, ds_tensor *inputs, void *context) {
+    static const float scalars[] = {1e-3f, 0.5f, 7};
+    const int first = node->op->n_changed + 1;
+    (void)context;
+    for (int i = first; i < node->n_inputs; i++)
+        *(float *)inputs[i].data = scalars[i - first];
+}
+
+static void updates_match_reference(void **unused) {
+    (void)unused;
+    static const ds_op *const ops[] = {&ds_op_adamw, &ds_op_sgd, &ds_op_lion};
+    static const int64_t counts[] = {0, 1, 1023, 5000, 70001};
+    for (int o = 0; o < 3; o++)
+        for (int s = 0; s < 10; s++) {
+            ds_graph *g = ds_graph_new();
+            const int n_changed = ops[o]->n_changed;
+            const ds_dtype state = s < 5 ? DS_F32 : DS_BF16;
+            ds_node *inputs[7];
+            for (int i = 0; i < n_changed; i++) {
+                const char name[] = {(char)('a' + i), 0};
+                inputs[i] = ds_graph_variable(g, name, i ? state : DS_F32, 1, &counts[s % 5],
+                                              DS_INIT_ZEROS);
+            }
+            inputs[n_changed] = case_input(g, s % 2 ? DS_BF16 : DS_F32, 1, &counts[s % 5]);
+            const int n = n_changed + (o == 0 ? 4 : 3);
+            for (int i = n_changed + 1; i < n; i++)
+                inputs[i] = case_input(g, DS_F32, 0, NULL);
+            const ds_update_attrs a = {0.9f, 0.95f, 1e-8f, 0.1f};
+            check_kernel(ds_graph_add_node(g, ops[o], &a, inputs, n),
+                         (kernel_case){.seed = (uint64_t)s,
+                                       .positive = o == 0 ? 4 : 0,
+                                       .low = -0.5f,
+                                       .high = 0.5f,
+                                       .tolerance = 3e-6,
+                                       .adjust = plausible_update});
+            ds_graph_free(g);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(softmax_matches_reference),
@@ -157,6 +197,7 @@ int main(void) {
         cmocka_unit_test(cross_entropy_matches_reference),
         cmocka_unit_test(indexing_matches_reference),
         cmocka_unit_test(rotary_matches_reference),
+        cmocka_unit_test(updates_match_reference),
         cmocka_unit_test(dropout_is_bit_identical),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

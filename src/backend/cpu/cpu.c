@@ -19,6 +19,8 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_rms_norm,      &ds_cpu_rms_norm_grad,
     &ds_cpu_cross_entropy, &ds_cpu_cross_entropy_grad,
     &ds_cpu_rotary,        &ds_cpu_dropout,
+    &ds_cpu_adamw,         &ds_cpu_sgd,
+    &ds_cpu_lion,
 };
 
 static const ds_kernel *find_kernel(ds_backend *b, const ds_node *node) {

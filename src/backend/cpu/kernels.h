@@ -12,6 +12,8 @@ extern const ds_kernel ds_cpu_cast, ds_cpu_contiguous, ds_cpu_concat, ds_cpu_fil
 extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select;
 extern const ds_kernel ds_cpu_reduce, ds_cpu_sum_of_squares;
 extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add;
+/* optimizer.c */
+extern const ds_kernel ds_cpu_adamw, ds_cpu_sgd, ds_cpu_lion;
 /* softmax.c, norm.c, loss.c, rotary.c, dropout.c */
 extern const ds_kernel ds_cpu_softmax, ds_cpu_softmax_grad, ds_cpu_log_softmax,
     ds_cpu_log_softmax_grad;

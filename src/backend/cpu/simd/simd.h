@@ -10,13 +10,12 @@
 
 #include "deepseek/graph.h"
 
-/* What an optimizer needs for a block of one parameter; see the updates in graph/ops/optimizer.c.
- */
+/* What an optimizer needs for a block of one parameter; the formulas are in
+ * graph/ops/optimizer.c. */
 typedef struct ds_update {
-    float lr, grad_scale, beta1, beta2, eps;
-    float decay;       /* lr · weight decay */
-    float correction1; /* 1 / (1 − beta1^step) */
-    float correction2; /* 1 / (1 − beta2^step) */
+    float lr, grad_scale, beta1, beta2, eps, weight_decay;
+    float keep;                       /* 1 − lr · weight decay */
+    float m_correction, v_correction; /* 1 / (1 − beta^step) */
 } ds_update;
 
 typedef struct ds_simd {
