@@ -1,0 +1,83 @@
+#include "train/model_choice.h"
+
+#include "base/error.h"
+#include "base/file.h"
+
+static ds_architecture architecture_of(ds_train_architecture a) {
+    switch (a) {
+    case DS_TRAIN_LLAMA: return DS_LLAMA;
+    case DS_TRAIN_BERT: return DS_BERT;
+    case DS_TRAIN_MOE: return DS_MOE;
+    default: return DS_GPT2;
+    }
+}
+
+static void override_size(int64_t *field, int value) {
+    if (value != DS_TRAIN_AUTO)
+        *field = value;
+}
+
+/* Sizes that follow from others unless they are given themselves. */
+static void override_widths(const ds_train_config *config, ds_model_config *m) {
+    const bool rewidened =
+        config->model.hidden_size != DS_TRAIN_AUTO || config->model.n_heads != DS_TRAIN_AUTO;
+    const int64_t ratio = m->intermediate_size / m->hidden_size;
+    const int64_t groups = m->n_kv_heads > 0 ? m->n_heads / m->n_kv_heads : 1;
+    override_size(&m->hidden_size, config->model.hidden_size);
+    override_size(&m->n_heads, config->model.n_heads);
+    if (rewidened && m->n_heads > 0) {
+        m->head_dim = m->hidden_size / m->n_heads;
+        m->intermediate_size = ratio * m->hidden_size;
+        m->n_kv_heads = groups > 0 && m->n_heads % groups == 0 ? m->n_heads / groups : m->n_heads;
+    }
+    override_size(&m->n_kv_heads, config->model.n_kv_heads);
+    override_size(&m->intermediate_size, config->model.intermediate_size);
+}
+
+static ds_status apply_overrides(const ds_train_config *config, ds_model_config *m) {
+    if (config->model.architecture != DS_TRAIN_ARCHITECTURE_AUTO)
+        m->architecture = architecture_of(config->model.architecture);
+    const bool is_llama = m->architecture == DS_LLAMA || m->architecture == DS_MOE;
+    if (is_llama && m->rope_theta == 0)
+        m->rope_theta = 10000;
+    if (m->architecture == DS_BERT && m->type_vocab_size == 0)
+        m->type_vocab_size = 2;
+    override_widths(config, m);
+    override_size(&m->n_layers, config->model.n_layers);
+    override_size(&m->vocab_size, config->model.vocab_size);
+    override_size(&m->max_seq_len, config->model.max_seq_len);
+    override_size(&m->n_experts, config->model.n_experts);
+    override_size(&m->experts_per_token, config->model.experts_per_token);
+    if (m->architecture == DS_MOE && m->n_experts == 0) {
+        m->n_experts = 8; /* Mixtral's */
+        m->experts_per_token = 2;
+    }
+    if (m->architecture == DS_MOE && m->router_loss_weight == 0)
+        m->router_loss_weight = 0.01f; /* Fedus et al. 2022 */
+    if (config->model.tie_embeddings != DS_TRAIN_AUTO)
+        m->tie_embeddings = config->model.tie_embeddings != 0;
+    if (config->model.dropout >= 0)
+        m->dropout = (float)config->model.dropout;
+    if (config->model.rope_theta > 0)
+        m->rope_theta = (float)config->model.rope_theta;
+    if (config->model.norm_eps > 0)
+        m->norm_eps = (float)config->model.norm_eps;
+    return ds_model_config_check(m);
+}
+
+ds_status ds_train_choose_model(const ds_train_config *config, ds_model_config *out,
+                                int64_t *seq_len) {
+    const char *preset = config->model.preset ? config->model.preset : "tiny";
+    if (ds_folder_exists(preset))
+        DS_TRY(ds_model_config_load(preset, out));
+    else
+        DS_TRY(ds_model_preset(preset, out));
+    const ds_status status = apply_overrides(config, out);
+    if (status != DS_OK)
+        return ds_fail_within(status, "model");
+    *seq_len = config->data.seq_len != DS_TRAIN_AUTO ? config->data.seq_len : out->max_seq_len;
+    if (*seq_len > out->max_seq_len)
+        return ds_fail(DS_INVALID, "data.seq_len %lld is longer than the model's max_seq_len %lld",
+                       (long long)*seq_len, (long long)out->max_seq_len);
+    return DS_OK;
+}
