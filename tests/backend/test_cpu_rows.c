@@ -100,6 +100,36 @@ static void cross_entropy_matches_reference(void **unused) {
         }
 }
 
+static void linear_cross_entropy_matches_reference(void **unused) {
+    (void)unused;
+    static const int64_t cases[][3] = {/* rows, width, classes */
+                                       {1, 1, 1},      {5, 8, 3},      {33, 64, 257},
+                                       {1024, 16, 33}, {2500, 32, 70}, {2048, 7, 40}};
+    int at_2 = 2;
+    for (int s = 0; s < 6; s++)
+        for (int d = 0; d < 3; d++)
+            for (int form = 0; form < 2; form++) {
+                const int64_t rows = cases[s][0], width = cases[s][1], classes = cases[s][2];
+                const ds_linear_cross_entropy_attrs a = {.transpose_b = form};
+                ds_graph *g = ds_graph_new();
+                ds_node *x = case_input(g, floats[d], CASE_DIMS(rows, width));
+                ds_node *w = form ? case_input(g, floats[d], CASE_DIMS(classes, width))
+                                  : case_input(g, floats[d], CASE_DIMS(width, classes));
+                ds_node *inputs[] = {x, w, case_input(g, DS_I32, CASE_DIMS(rows)),
+                                     case_input(g, DS_F32, 0, NULL)};
+                check_kernel(ds_graph_add_node(g, &ds_op_linear_cross_entropy, &a, inputs, 4),
+                             (kernel_case){.seed = (uint64_t)s,
+                                           .low = -0.5f,
+                                           .high = 0.5f,
+                                           .int_high = (int)classes,
+                                           .tolerance = d == 1 ? 4e-3 : 1e-4,
+                                           .low_tolerance = 1e-2,
+                                           .adjust = ignore_first,
+                                           .context = &at_2});
+                ds_graph_free(g);
+            }
+}
+
 static void indexing_matches_reference(void **unused) {
     (void)unused;
     for (int d = 0; d < 3; d++)
@@ -195,6 +225,7 @@ int main(void) {
         cmocka_unit_test(softmax_matches_reference),
         cmocka_unit_test(norms_match_reference),
         cmocka_unit_test(cross_entropy_matches_reference),
+        cmocka_unit_test(linear_cross_entropy_matches_reference),
         cmocka_unit_test(indexing_matches_reference),
         cmocka_unit_test(rotary_matches_reference),
         cmocka_unit_test(updates_match_reference),

@@ -187,7 +187,9 @@ static ds_status make_attributes(const ds_product *p, const dnnl_memory_desc_t *
                          "scratchpad_mode"));
     DS_TRY(ds_dnnl_check(dnnl_post_ops_create(&ops), "post_ops_create"));
     dnnl_status_t status = dnnl_success;
-    if (p->has_activation) {
+    if (p->accumulates)
+        status = dnnl_post_ops_append_sum(ops, 1.0f);
+    if (status == dnnl_success && p->has_activation) {
         const dnnl_alg_kind_t kind = activation_of(p->activation);
         const float alpha = kind == dnnl_eltwise_swish ? 1.0f : 0.0f;
         status = kind == dnnl_alg_kind_undef
@@ -257,7 +259,7 @@ static ds_status create_gemm(const ds_product *p, const gemm_descs *d, dnnl_prim
         DS_TRY(make_memory(&g->bias, &d->bias));
     if (p->has_residual)
         DS_TRY(make_memory(&g->residual, &d->c));
-    g->residual_index = p->has_activation ? 1 : 0;
+    g->residual_index = (p->accumulates ? 1 : 0) + (p->has_activation ? 1 : 0);
     return DS_OK;
 }
 

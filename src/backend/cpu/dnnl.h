@@ -27,6 +27,7 @@ typedef struct ds_product {
     bool has_activation;
     ds_unary activation;
     bool has_residual; /* laid out and typed as c */
+    bool accumulates;  /* c += a·b, before anything else */
 } ds_product;
 
 /* The layout that oneDNN wants for the right operand. */

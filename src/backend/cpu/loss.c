@@ -5,7 +5,7 @@
 
 #include "backend/cpu/rows.h"
 
-static double log_sum_exp(const ds_tensor *logits, int64_t start, int64_t n) {
+double ds_cpu_log_sum_exp(const ds_tensor *logits, int64_t start, int64_t n) {
     const ds_simd *simd = ds_cpu_simd();
     float buffer[DS_BLOCK], max = -INFINITY;
     double sum = 0;
@@ -44,7 +44,7 @@ static ds_status run_cross_entropy(const ds_kernel_args *args, ds_stream *stream
     double *loss = args->workspace, total = 0;
 #pragma omp parallel for num_threads(ds_cpu_threads(rows *n, args->n_threads)) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-        const double l = log_sum_exp(logits, r * n, n);
+        const double l = ds_cpu_log_sum_exp(logits, r * n, n);
         lse[r] = (float)l;
         if (labels[r] == DS_IGNORED_LABEL)
             loss[r] = 0;
@@ -63,8 +63,8 @@ const ds_kernel ds_cpu_cross_entropy = {
     .op = &ds_op_cross_entropy, .prepare = prepare, .run = run_cross_entropy};
 
 /* dlogits = dloss (softmax − 1 at the label); zeros where the row is ignored. */
-static void grad_row(const ds_tensor *logits, int64_t start, int64_t n, int32_t label, float lse,
-                     float dloss, const ds_tensor *out) {
+void ds_cpu_cross_entropy_grad_row(const ds_tensor *logits, int64_t start, int64_t n, int32_t label,
+                                   float lse, float dloss, const ds_tensor *out) {
     const ds_simd *simd = ds_cpu_simd();
     float buffer[DS_BLOCK], result[DS_BLOCK];
     for (int64_t i = 0; i < n; i += DS_BLOCK) {
@@ -91,7 +91,8 @@ static ds_status run_grad(const ds_kernel_args *args, ds_stream *stream) {
     const float *lse = args->inputs[3].data;
 #pragma omp parallel for num_threads(ds_cpu_threads(rows *n, args->n_threads)) schedule(static)
     for (int64_t r = 0; r < rows; r++)
-        grad_row(logits, r * n, n, labels[r], lse[r], dloss, &args->outputs[0]);
+        ds_cpu_cross_entropy_grad_row(logits, r * n, n, labels[r], lse[r], dloss,
+                                      &args->outputs[0]);
     return DS_OK;
 }
 

@@ -27,4 +27,10 @@ static inline int64_t ds_rows(const ds_tensor *t) {
     return ds_count(t->dims, t->rank - 1);
 }
 
+/* loss.c: log Σ exp of n logits from `start` on; and their gradient, which may be written over
+ * them: dloss (softmax − 1 at the label), zeros where the label says to ignore the row. */
+double ds_cpu_log_sum_exp(const ds_tensor *logits, int64_t start, int64_t n);
+void ds_cpu_cross_entropy_grad_row(const ds_tensor *logits, int64_t start, int64_t n, int32_t label,
+                                   float lse, float dloss, const ds_tensor *out);
+
 #endif
