@@ -140,7 +140,6 @@ static void plan_memory(state *s) {
 
 static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     const ds_tensor *x = &args->inputs[0], *weight = &args->inputs[1];
-    enum { LINE = 32 }; /* elements to which the rows of logits are padded */
     s->dtype = dtype;
     s->rows_are_classes = ((const ds_linear_cross_entropy_attrs *)args->node->attrs)->transpose_b;
     s->rows = x->dims[0];
@@ -148,7 +147,7 @@ static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     s->classes = weight->dims[s->rows_are_classes ? 0 : 1];
     if (s->rows == 0 || s->width == 0 || s->classes == 0)
         return ds_fail(DS_UNSUPPORTED, "nothing to multiply");
-    s->logits_stride = (s->classes + LINE - 1) / LINE * LINE;
+    s->logits_stride = s->classes;
     s->copies_x = x->dtype != dtype;
     s->copies_weight = weight->dtype != dtype;
     DS_TRY(plan_packing(s));

@@ -1,5 +1,5 @@
-/* The matmul op by oneDNN. Operands are read where they lie when one of their last two strides is
- * 1; otherwise, and where it pays, they are first copied: the right one into oneDNN's packed
+/* The matmul op by oneDNN. Operands are read where they lie when their matrices have no gaps;
+ * otherwise, and where it pays, they are first copied: the right one into oneDNN's packed
  * layout (products of packed matrices run up to twice as fast, packing costs one pass), a
  * transposed left one into row-major. Dtypes that the processor cannot multiply go through f32. */
 #include <stdlib.h>
@@ -49,13 +49,14 @@ static bool join_axes(const ds_tensor *t, int n, int64_t *stride) {
     return true;
 }
 
+/* oneDNN's fast products want matrices without gaps, by rows or by columns. */
 static bool is_dense(int64_t rows, int64_t columns, int64_t *row_stride, int64_t *column_stride) {
     if (columns == 1)
         *column_stride = 1;
     if (rows == 1 && *column_stride == 1)
         *row_stride = columns;
-    return (*column_stride == 1 && *row_stride >= columns) ||
-           (*row_stride == 1 && *column_stride >= rows);
+    return (*column_stride == 1 && *row_stride == columns) ||
+           (*row_stride == 1 && *column_stride == rows);
 }
 
 /* rows_joined: the leading axes are rows too. Decides whether the operand can be used as it is. */
@@ -70,7 +71,7 @@ static bool lies_well(side *s, bool rows_joined) {
     } else {
         o->row_stride = v->strides[r - 2];
         if (!join_axes(v, r - 2, &o->batch_stride) ||
-            (ds_count(v->dims, r - 2) > 1 && o->batch_stride == 0))
+            (ds_count(v->dims, r - 2) > 1 && o->batch_stride != s->rows * s->columns))
             return false;
     }
     return is_dense(s->rows, s->columns, &o->row_stride, &o->column_stride);
