@@ -125,6 +125,56 @@ DS_API ds_status ds_indexed_check_vocab(ds_indexed *data, int64_t vocab_size);
 /* NULL is fine. */
 DS_API void ds_indexed_close(ds_indexed *data);
 
+/* ---- Batches -------------------------------------------------------------------------------- */
+
+/* One corpus of a mixture. */
+typedef struct ds_loader_source {
+    const char *path; /* PREFIX of an indexed dataset */
+    double weight;    /* share of the samples, relative to the others */
+} ds_loader_source;
+
+typedef struct ds_loader_opts {
+    const ds_loader_source *sources; /* [n_sources] */
+    size_t n_sources;
+    int64_t seq_len;    /* tokens a sample */
+    int64_t vocab_size; /* ids at or above it are refused at opening */
+    uint64_t seed;
+    double validation_fraction; /* the last so many of each source's samples are held out */
+    bool validation;            /* read what is held out instead of the rest */
+    bool masked;                /* masked language modelling with sentence pairs (BERT) */
+    double mask_probability;    /* 0: 0.15 */
+    int32_t mask_token, cls_token, sep_token; /* of masked */
+} ds_loader_opts;
+
+/* Samples of one micro-batch; borrowed from the loader until its next call. A sample is seq_len
+ * consecutive tokens of a source's stream; documents follow each other without padding. */
+typedef struct ds_batch {
+    int64_t batch, seq_len;
+    int32_t *tokens;        /* [batch, seq_len] */
+    int32_t *labels;        /* [batch, seq_len]: the token to predict at each place; -100: none */
+    int32_t *segment_ids;   /* masked: [batch, seq_len], 0 first sentence, 1 second; else NULL */
+    int32_t *lengths;       /* masked: [batch] tokens that are no padding; else NULL */
+    int32_t *next_sentence; /* masked: [batch], 0: the second follows the first; 1: it does not */
+    int64_t n_predicted;    /* labels that are not -100 */
+} ds_batch;
+
+typedef struct ds_loader ds_loader;
+
+/* The order of samples is fixed by the seed and the sources alone: sample number i of the run is
+ * the same whatever the batch size and the number of ranks. In each epoch every sample of a source
+ * comes once, shuffled by a keyed permutation that takes no memory. Several sources are interleaved
+ * by weight. The loader's whole state is the number of samples consumed. */
+DS_API ds_status ds_loader_open(const ds_loader_opts *opts, ds_loader **out);
+/* NULL is fine. */
+DS_API void ds_loader_close(ds_loader *loader);
+/* Samples in one epoch of all sources. */
+DS_API int64_t ds_loader_samples(const ds_loader *loader);
+/* The next sample to come is number i of the run. */
+DS_API ds_status ds_loader_seek(ds_loader *loader, int64_t i);
+DS_API int64_t ds_loader_position(const ds_loader *loader);
+/* The next n samples. */
+DS_API ds_status ds_loader_next(ds_loader *loader, int64_t n, const ds_batch **out);
+
 #ifdef __cplusplus
 }
 #endif

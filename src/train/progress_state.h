@@ -1,0 +1,20 @@
+/* What a run must remember to go on exactly where it was: trainer.json of a checkpoint. */
+#ifndef DS_TRAIN_PROGRESS_STATE_H
+#define DS_TRAIN_PROGRESS_STATE_H
+
+#include "deepseek/optim.h"
+
+typedef struct ds_train_progress {
+    int64_t step;    /* optimizer steps done */
+    int64_t samples; /* consumed: the loader's whole state */
+    int64_t tokens;  /* predicted, in all */
+    ds_loss_scaler scaler;
+    double train_seconds; /* over all processes of the run */
+} ds_train_progress;
+
+/* As JSON text, the caller's to free(); NULL when out of memory. */
+char *ds_train_progress_json(const ds_train_progress *progress);
+/* `where` stands for the file in messages. */
+ds_status ds_train_progress_parse(const char *where, const char *json, ds_train_progress *out);
+
+#endif
