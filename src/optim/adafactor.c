@@ -13,23 +13,23 @@ static const float EPS_SQUARE = 1e-30f;   /* ε₁ */
 static const float EPS_PARAMETER = 1e-3f; /* ε₂ */
 static const float DECAY_EXPONENT = -0.8f;
 
-static ds_node *unary(const ds_update *u, ds_unary kind, ds_node *x) {
+static ds_node *unary(const ds_update_builder *u, ds_unary kind, ds_node *x) {
     return ds_graph_unary(u->g, kind, x, 0);
 }
 
-static ds_node *at_least(const ds_update *u, ds_node *x, double least) {
+static ds_node *at_least(const ds_update_builder *u, ds_node *x, double least) {
     return ds_graph_binary(u->g, DS_MAXIMUM, x, ds_graph_fill(u->g, least, DS_F32, 0, NULL));
 }
 
 /* Root of the mean square of all elements, rank 0. */
-static ds_node *rms(const ds_update *u, ds_node *x) {
+static ds_node *rms(const ds_update_builder *u, ds_node *x) {
     const unsigned all = (1u << x->type.rank) - 1;
     return unary(u, DS_SQRT, ds_graph_reduce(u->g, DS_MEAN, unary(u, DS_SQUARE, x), all, false));
 }
 
 /* lerp(state, value), written back; returns the new one. */
-static ds_node *track(const ds_update *u, const char *prefix, ds_node *param, ds_node *value,
-                      ds_node *weight) {
+static ds_node *track(const ds_update_builder *u, const char *prefix, ds_node *param,
+                      ds_node *value, ds_node *weight) {
     if (!value)
         return NULL;
     ds_node *state = ds_update_state(u, prefix, param, value->type.rank, value->type.dims);
@@ -39,7 +39,7 @@ static ds_node *track(const ds_update *u, const char *prefix, ds_node *param, ds
 }
 
 /* g / √V of a matrix: the two factors are applied one by one, so V is never made. */
-static ds_node *factored(const ds_update *u, ds_node *param, ds_node *g, ds_node *square,
+static ds_node *factored(const ds_update_builder *u, ds_node *param, ds_node *g, ds_node *square,
                          ds_node *weight) {
     const int rank = param->type.rank;
     const unsigned last = 1u << (rank - 1), before_last = 1u << (rank - 2);
@@ -53,7 +53,7 @@ static ds_node *factored(const ds_update *u, ds_node *param, ds_node *g, ds_node
                         unary(u, DS_RSQRT, column));
 }
 
-void ds_update_adafactor(const ds_update *u, ds_node *param, ds_node *grad) {
+void ds_update_adafactor(const ds_update_builder *u, ds_node *param, ds_node *grad) {
     ds_graph *graph = u->g;
     ds_node *weight = unary(
         u, DS_EXP, ds_graph_scale(graph, unary(u, DS_LOG, u->step), DECAY_EXPONENT)); /* t^−0.8 */

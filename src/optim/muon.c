@@ -69,6 +69,8 @@ static ds_node *newton_schulz_step(ds_graph *g, ds_node *x, bool tall) {
 
 /* x: [..., rows, columns] → about U Vᵀ of its singular value decomposition. */
 static ds_node *orthogonal(ds_graph *g, ds_node *x) {
+    if (!x)
+        return NULL; /* the graph is poisoned; there is no rank to reason about */
     const int rank = ds_node_rank(x);
     const bool tall = ds_node_dim(x, -2) > ds_node_dim(x, -1);
     ds_node *squares =
@@ -80,7 +82,7 @@ static ds_node *orthogonal(ds_graph *g, ds_node *x) {
     return x;
 }
 
-static void update_hidden(const ds_update *u, ds_node *param, ds_node *grad) {
+static void update_hidden(const ds_update_builder *u, ds_node *param, ds_node *grad) {
     ds_graph *g = u->g;
     const ds_type *t = &param->type;
     const float mu = u->opts->momentum;
@@ -97,14 +99,14 @@ static void update_hidden(const ds_update *u, ds_node *param, ds_node *grad) {
     ds_update_assign(u, param, ds_update_decayed(u, param, x));
 }
 
-void ds_update_muon(const ds_update *u, ds_node *param, ds_node *grad) {
+void ds_update_muon(const ds_update_builder *u, ds_node *param, ds_node *grad) {
     bool (*is_hidden)(const char *, int, void *) =
         u->opts->is_hidden ? u->opts->is_hidden : ds_optimizer_is_hidden;
     if (param->type.rank >= 2 && is_hidden(param->name, param->type.rank, u->opts->context)) {
         update_hidden(u, param, grad);
         return;
     }
-    ds_update adamw = *u;
+    ds_update_builder adamw = *u;
     adamw.lr = ds_graph_scale(u->g, u->lr, u->opts->adamw_ratio);
     ds_update_adamw(&adamw, param, grad);
 }

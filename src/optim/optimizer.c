@@ -50,22 +50,22 @@ const char *ds_gradient_name(const char *param_name, char *out, size_t size) {
 
 /* ---- pieces of updates ----------------------------------------------------------------------- */
 
-ds_node *ds_update_state(const ds_update *u, const char *prefix, const ds_node *param, int rank,
-                         const int64_t *dims) {
+ds_node *ds_update_state(const ds_update_builder *u, const char *prefix, const ds_node *param,
+                         int rank, const int64_t *dims) {
     char name[NAME_SIZE];
     snprintf(name, sizeof name, "%s/%s", prefix, param->name);
     return ds_graph_variable(u->g, name, DS_F32, rank, dims, DS_INIT_ZEROS);
 }
 
-void ds_update_assign(const ds_update *u, ds_node *variable, ds_node *value) {
+void ds_update_assign(const ds_update_builder *u, ds_node *variable, ds_node *value) {
     ds_graph_assign(u->g, variable, ds_graph_select(u->g, u->is_finite, value, variable));
 }
 
-float ds_update_decay(const ds_update *u, const ds_node *param) {
+float ds_update_decay(const ds_update_builder *u, const ds_node *param) {
     return param->init.no_decay ? 0 : u->opts->weight_decay;
 }
 
-ds_node *ds_update_decayed(const ds_update *u, ds_node *param, ds_node *change) {
+ds_node *ds_update_decayed(const ds_update_builder *u, ds_node *param, ds_node *change) {
     const float decay = ds_update_decay(u, param);
     ds_node *kept = param;
     if (decay != 0) {
@@ -75,13 +75,13 @@ ds_node *ds_update_decayed(const ds_update *u, ds_node *param, ds_node *change) 
     return ds_graph_sub(u->g, kept, change);
 }
 
-ds_node *ds_update_lerp(const ds_update *u, ds_node *from, ds_node *to, ds_node *weight) {
+ds_node *ds_update_lerp(const ds_update_builder *u, ds_node *from, ds_node *to, ds_node *weight) {
     return ds_graph_add(u->g, from, ds_graph_mul(u->g, ds_graph_sub(u->g, to, from), weight));
 }
 
 /* ---- optimizers that are one op -------------------------------------------------------------- */
 
-void ds_update_adamw(const ds_update *u, ds_node *param, ds_node *grad) {
+void ds_update_adamw(const ds_update_builder *u, ds_node *param, ds_node *grad) {
     const ds_type *t = &param->type;
     const ds_update_attrs attrs = {.beta1 = u->opts->beta1,
                                    .beta2 = u->opts->beta2,
@@ -93,19 +93,19 @@ void ds_update_adamw(const ds_update *u, ds_node *param, ds_node *grad) {
                       (ds_node *[]){param, m, v, grad, u->lr, u->scale, u->step}, 7);
 }
 
-static void update_with_momentum(const ds_update *u, const ds_op *op, const char *prefix,
+static void update_with_momentum(const ds_update_builder *u, const ds_op *op, const char *prefix,
                                  ds_node *param, ds_node *grad, ds_update_attrs attrs) {
     ds_node *m = ds_update_state(u, prefix, param, param->type.rank, param->type.dims);
     attrs.weight_decay = ds_update_decay(u, param);
     ds_graph_add_node(u->g, op, &attrs, (ds_node *[]){param, m, grad, u->lr, u->scale}, 5);
 }
 
-static void update_sgd(const ds_update *u, ds_node *param, ds_node *grad) {
+static void update_sgd(const ds_update_builder *u, ds_node *param, ds_node *grad) {
     update_with_momentum(u, &ds_op_sgd, "momentum", param, grad,
                          (ds_update_attrs){.beta1 = u->opts->momentum});
 }
 
-static void update_lion(const ds_update *u, ds_node *param, ds_node *grad) {
+static void update_lion(const ds_update_builder *u, ds_node *param, ds_node *grad) {
     update_with_momentum(u, &ds_op_lion, "lion_m", param, grad,
                          (ds_update_attrs){.beta1 = u->opts->beta1, .beta2 = u->opts->beta2});
 }
@@ -131,7 +131,7 @@ static ds_node *clip_coefficient(ds_graph *g, ds_node *norm, ds_node *clip) {
 }
 
 /* The factor that every gradient is multiplied by, and the output "grad_norm". */
-static void build_scale(ds_update *u, ds_node *const *grads, int n) {
+static void build_scale(ds_update_builder *u, ds_node *const *grads, int n) {
     ds_graph *g = u->g;
     ds_node *grad_scale = scalar_input(g, "grad_scale"), *clip = scalar_input(g, "grad_clip");
     ds_node *norm = ds_graph_unary(g, DS_SQRT, ds_graph_sum_of_squares(g, grads, n), 0);
@@ -168,7 +168,7 @@ void ds_optimizer_build(ds_graph *g, ds_node *const *params, int n, ds_optimizer
                                      DS_INIT_ZEROS);
     }
     if (g->status == DS_OK) {
-        ds_update u = {
+        ds_update_builder u = {
             .g = g, .opts = &opts, .lr = scalar_input(g, "lr"), .step = scalar_input(g, "step")};
         build_scale(&u, grads, n);
         for (int i = 0; i < n && g->status == DS_OK; i++)

@@ -5,29 +5,29 @@
 #include "deepseek/optim.h"
 #include "graph/ops/ops.h"
 
-typedef struct ds_update {
+typedef struct ds_update_builder {
     ds_graph *g;
     const ds_optimizer_opts *opts;
     ds_node *lr, *step; /* f32 rank 0 */
     ds_node *scale;     /* 1 / loss scale, times the clipping coefficient; NaN to change nothing */
     ds_node *is_finite; /* 1 where scale is finite, else 0 */
-} ds_update;
+} ds_update_builder;
 
 /* Adds the update of one parameter by its gradient (not yet scaled). */
-typedef void ds_update_rule(const ds_update *u, ds_node *param, ds_node *grad);
+typedef void ds_update_rule(const ds_update_builder *u, ds_node *param, ds_node *grad);
 
 ds_update_rule ds_update_adamw, ds_update_adafactor, ds_update_muon;
 
 /* The state variable "prefix/NAME" of a parameter, zeros at first. */
-ds_node *ds_update_state(const ds_update *u, const char *prefix, const ds_node *param, int rank,
-                         const int64_t *dims);
+ds_node *ds_update_state(const ds_update_builder *u, const char *prefix, const ds_node *param,
+                         int rank, const int64_t *dims);
 /* Overwrites a parameter or state variable if the step is finite. */
-void ds_update_assign(const ds_update *u, ds_node *variable, ds_node *value);
+void ds_update_assign(const ds_update_builder *u, ds_node *variable, ds_node *value);
 /* Weight decay of this parameter. */
-float ds_update_decay(const ds_update *u, const ds_node *param);
+float ds_update_decay(const ds_update_builder *u, const ds_node *param);
 /* param · (1 − lr · decay) − change */
-ds_node *ds_update_decayed(const ds_update *u, ds_node *param, ds_node *change);
+ds_node *ds_update_decayed(const ds_update_builder *u, ds_node *param, ds_node *change);
 /* from + weight · (to − from); weight: rank 0. As torch.lerp. */
-ds_node *ds_update_lerp(const ds_update *u, ds_node *from, ds_node *to, ds_node *weight);
+ds_node *ds_update_lerp(const ds_update_builder *u, ds_node *from, ds_node *to, ds_node *weight);
 
 #endif
