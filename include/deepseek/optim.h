@@ -130,8 +130,10 @@ DS_API const char *ds_optimizer_name(ds_optimizer_kind kind);
  *                          "adam_v/NAME"; "momentum/NAME" (sgd, muon); "lion_m/NAME";
  *                          "adafactor_row/NAME" and "adafactor_column/NAME", or
  *                          "adafactor_v/NAME" for vectors
- *   output:                "grad_norm", f32 rank 0: global L2 norm after grad_scale, before
+ *   outputs:               "grad_norm", f32 rank 0: global L2 norm after grad_scale, before
  *                          clipping. When it is not finite the run has changed nothing.
+ *                          "step", as it was written
+ * Parameters without elements are left out.
  * Compile it with full precision. Errors are the graph's. */
 DS_API void ds_optimizer_build(ds_graph *g, ds_node *const *params, int n, ds_optimizer_opts opts);
 

@@ -170,9 +170,11 @@ void ds_optimizer_build(ds_graph *g, ds_node *const *params, int n, ds_optimizer
     if (g->status == DS_OK) {
         ds_update_builder u = {
             .g = g, .opts = &opts, .lr = scalar_input(g, "lr"), .step = scalar_input(g, "step")};
+        ds_graph_output(g, "step", u.step); /* so that it is there to be written, needed or not */
         build_scale(&u, grads, n);
         for (int i = 0; i < n && g->status == DS_OK; i++)
-            optimizers[opts.kind].rule(&u, params[i], grads[i]);
+            if (ds_node_count(params[i]) > 0) /* means over nothing would be NaN */
+                optimizers[opts.kind].rule(&u, params[i], grads[i]);
     }
     free(grads);
 }

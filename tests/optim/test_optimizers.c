@@ -101,7 +101,8 @@ static float run(const fixture *f, scalars s) {
                   {"grad_clip", &s.grad_clip},
                   {"step", &s.step}};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
-        ds_program_write(f->program, inputs[i].name, inputs[i].value, sizeof(float));
+        assert_int_equal(
+            ds_program_write(f->program, inputs[i].name, inputs[i].value, sizeof(float)), DS_OK);
     float norm = 0;
     assert_int_equal(ds_program_run(f->program), DS_OK);
     assert_int_equal(ds_program_read(f->program, "grad_norm", &norm, sizeof norm), DS_OK);
@@ -121,6 +122,19 @@ static float *snapshot(const fixture *f, size_t *count) {
         *count += (size_t)n;
     }
     return out;
+}
+
+/* Where in a snapshot the entry of this name begins. */
+static size_t offset_in_snapshot(const fixture *f, const char *name) {
+    size_t at = 0;
+    for (size_t i = 0; i < ds_state_count(f->state); i++) {
+        const ds_state_entry *e = ds_state_get(f->state, i);
+        if (strcmp(e->name, name) == 0)
+            break;
+        if (strncmp(e->name, DS_GRADIENT_PREFIX, 5) != 0)
+            at += (size_t)ds_count(e->dims, e->rank);
+    }
+    return at;
 }
 
 /* ---- by hand ----------------------------------------------------------------------------------
@@ -409,6 +423,98 @@ static void test_backends_agree(void **state) {
     }
 }
 
+/* Shapes at the edge (rank 0, single rows and columns, convolutions, nothing at all) and gradients
+ * of zero: every value stays finite, and zero gradients without decay move nothing. */
+static void test_odd_shapes_and_zero_gradients(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        int rank;
+        int64_t dims[4];
+    } odd[] = {
+        {"scale", 0, {0}},
+        {"one.weight", 2, {1, 1}},
+        {"row.weight", 2, {1, 8}},
+        {"column.weight", 2, {8, 1}},
+        {"conv.weight", 4, {3, 2, 2, 2}},
+        {"empty.weight", 2, {0, 4}},
+        {"vector", 1, {1}},
+    };
+    enum { N = sizeof odd / sizeof *odd };
+    for (int kind = 0; kind < DS_OPTIMIZER_KINDS; kind++)
+        for (int zero = 0; zero < 2; zero++) {
+            fixture f = {.g = ds_graph_new()};
+            ds_optimizer_opts opts = ds_optimizer_defaults((ds_optimizer_kind)kind);
+            opts.weight_decay = 0;
+            assert_int_equal(ds_backend_open("cpu", (ds_backend_opts){1}, &f.backend), DS_OK);
+            assert_int_equal(ds_state_new(f.backend, &f.state), DS_OK);
+            ds_node *nodes[N];
+            for (int i = 0; i < N; i++)
+                nodes[i] =
+                    ds_graph_param(f.g, odd[i].name, odd[i].rank, odd[i].dims, DS_INIT_NORMAL(1));
+            ds_optimizer_build(f.g, nodes, N, opts);
+            if (ds_compile(f.g, f.state, (ds_compile_opts){0}, &f.program) != DS_OK)
+                fail_msg("%s", ds_error());
+            assert_int_equal(ds_state_init(f.state, 5), DS_OK);
+            size_t n, n_before;
+            float *before = snapshot(&f, &n_before);
+            for (int t = 1; t <= 3; t++) {
+                for (int i = 0; i < N; i++) {
+                    char name[64];
+                    float g[24];
+                    const size_t count = (size_t)ds_count(odd[i].dims, odd[i].rank);
+                    for (size_t k = 0; k < count; k++)
+                        g[k] = zero ? 0 : (float)(k + 1) - 3.5f;
+                    if (count == 0)
+                        continue; /* not part of the program */
+                    ds_gradient_name(odd[i].name, name, sizeof name);
+                    assert_int_equal(ds_state_write(f.state, name, g, count * sizeof *g), DS_OK);
+                }
+                run(&f, (scalars){0.1f, 1, 1, (float)t});
+            }
+            float *after = snapshot(&f, &n);
+            for (size_t k = 0; k < n; k++)
+                assert_true(isfinite(after[k]));
+            for (int i = 0; zero && i < N; i++) {
+                const int64_t count = ds_count(odd[i].dims, odd[i].rank);
+                float p[24];
+                if (count == 0)
+                    continue;
+                get(&f, odd[i].name, p, count);
+                assert_memory_equal(p, before + offset_in_snapshot(&f, odd[i].name),
+                                    (size_t)count * sizeof *p);
+            }
+            free(before);
+            free(after);
+            close_fixture(&f);
+        }
+}
+
+/* An update program whose making runs out of memory, or whose run does, says so and can be freed.
+ */
+static void test_programs_out_of_memory(void **state) {
+    (void)state;
+    for (int kind = 0; kind < DS_OPTIMIZER_KINDS; kind++) {
+        bool done = false;
+        for (long n = 1; !done; n++) {
+            fixture f = {.g = ds_graph_new()};
+            assert_int_equal(ds_backend_open("cpu", (ds_backend_opts){1}, &f.backend), DS_OK);
+            assert_int_equal(ds_state_new(f.backend, &f.state), DS_OK);
+            ds_node *w = ds_graph_param(f.g, "w", 2, (int64_t[]){3, 4}, DS_INIT_NORMAL(1));
+            ds_optimizer_build(f.g, &w, 1, ds_optimizer_defaults((ds_optimizer_kind)kind));
+            ds_fault_arm(DS_FAULT_ALLOC, n);
+            ds_status status = ds_compile(f.g, f.state, (ds_compile_opts){0}, &f.program);
+            if (status == DS_OK)
+                status = ds_program_run(f.program);
+            ds_fault_arm(DS_FAULT_ALLOC, 0);
+            if (status != DS_OK)
+                assert_int_equal(status, DS_OUT_OF_MEMORY);
+            done = status == DS_OK;
+            close_fixture(&f);
+        }
+    }
+}
+
 /* ---- building ---------------------------------------------------------------------------------
  */
 
@@ -512,6 +618,8 @@ int main(void) {
         cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_all_descend),
         cmocka_unit_test(test_backends_agree),
+        cmocka_unit_test(test_odd_shapes_and_zero_gradients),
+        cmocka_unit_test(test_programs_out_of_memory),
         cmocka_unit_test(test_graph_from_state),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_out_of_memory),
