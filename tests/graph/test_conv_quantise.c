@@ -11,7 +11,7 @@
 
 #include "base/rng.h"
 #include "deepseek/compile.h"
-#include "graph/node.h"
+#include "graph/ops/ops.h"
 
 typedef struct fixture {
     ds_backend *backend;
@@ -132,6 +132,32 @@ static void test_conv_gradients(void **state) {
         check_param(&f, "b", c->weight[0]);
         close_fixture(&f);
     }
+}
+
+/* Patches are cut by views and a matrix product: the same numbers as the convolution itself. */
+static void test_patches_are_a_convolution(void **state) {
+    (void)state;
+    fixture f;
+    open_fixture(&f);
+    const ds_init init = DS_INIT_NORMAL(1);
+    ds_node *x = ds_graph_param(f.g, "x", 4, (int64_t[]){2, 3, 6, 8}, init);
+    ds_node *w = ds_graph_param(f.g, "w", 4, (int64_t[]){5, 3, 3, 2}, init);
+    ds_node *b = ds_graph_param(f.g, "b", 1, (int64_t[]){5}, init);
+    const ds_conv_opts opts = {.stride = {3, 2}};
+    ds_node *patches = ds_graph_conv2d(f.g, x, w, b, opts);
+    ds_node *direct = ds_graph_add_node(f.g, &ds_op_conv2d, &opts, (ds_node *[]){x, w, b}, 3);
+    assert_false(ds_node_is(patches, &ds_op_conv2d));
+    ds_graph_output(f.g, "patches", patches);
+    ds_graph_output(f.g, "direct", direct);
+    compile(&f, (ds_compile_opts){0});
+    assert_int_equal(ds_program_run(f.program), DS_OK);
+    enum { N = 2 * 5 * 2 * 4 };
+    float got[N], expected[N];
+    assert_int_equal(ds_program_read(f.program, "patches", got, sizeof got), DS_OK);
+    assert_int_equal(ds_program_read(f.program, "direct", expected, sizeof expected), DS_OK);
+    for (int i = 0; i < N; i++)
+        assert_float_equal(got[i], expected[i], 1e-5f);
+    close_fixture(&f);
 }
 
 static void test_conv_refusals(void **state) {
@@ -266,6 +292,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_conv_by_hand),
         cmocka_unit_test(test_conv_gradients),
+        cmocka_unit_test(test_patches_are_a_convolution),
         cmocka_unit_test(test_conv_refusals),
         cmocka_unit_test(test_quantise_rows),
         cmocka_unit_test(test_fake_quantise_gradient),

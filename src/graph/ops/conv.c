@@ -166,10 +166,44 @@ const ds_op ds_op_conv2d = {
     .describe = conv_describe,
 };
 
+/* The kernel's places tile the image, as when a vision transformer cuts it into patches. */
+static bool is_tiling(const ds_node *x, const ds_node *weight, ds_conv_opts opts) {
+    if (!x || !weight || !ds_dtype_is_float(x->type.dtype) || x->type.rank != 4 ||
+        weight->type.rank != 4 || x->type.dims[1] != weight->type.dims[1] ||
+        x->type.dtype != weight->type.dtype || ds_node_count(x) == 0 || ds_node_count(weight) == 0)
+        return false;
+    for (int i = 0; i < 2; i++)
+        if (opts.padding[i] != 0 || opts.stride[i] != weight->type.dims[2 + i] ||
+            x->type.dims[2 + i] % opts.stride[i] != 0)
+            return false;
+    return true;
+}
+
+/* Then it is one matrix product: patches [batch · rows · columns, channels · kh · kw] times the
+ * weight, and every backend has a fast one, with its gradients. */
+static ds_node *patch_product(ds_graph *g, ds_node *x, ds_node *weight, ds_node *bias) {
+    const int64_t *image = x->type.dims, *kernel = weight->type.dims;
+    const int64_t rows = image[2] / kernel[2], columns = image[3] / kernel[3];
+    const int64_t tiles[] = {image[0], image[1], rows, kernel[2], columns, kernel[3]};
+    ds_node *patches = ds_graph_reshape(g, x, 6, tiles);
+    patches = ds_graph_permute(g, patches, (int[]){0, 2, 4, 1, 3, 5});
+    patches = ds_graph_reshape(g, patches, 2, (int64_t[]){image[0] * rows * columns, -1});
+    ds_node *matrix = ds_graph_reshape(g, weight, 2, (int64_t[]){kernel[0], -1});
+    ds_node *y = ds_graph_matmul(g, patches, matrix, (ds_matmul_opts){.transpose_b = true});
+    if (bias)
+        y = ds_graph_add(g, y, ds_graph_cast(g, bias, x->type.dtype));
+    y = ds_graph_reshape(g, y, 4, (int64_t[]){image[0], rows, columns, kernel[0]});
+    return ds_graph_permute(g, y, (int[]){0, 3, 1, 2});
+}
+
 ds_node *ds_graph_conv2d(ds_graph *g, ds_node *x, ds_node *weight, ds_node *bias,
                          ds_conv_opts opts) {
     for (int i = 0; i < 2; i++)
         opts.stride[i] = opts.stride[i] == 0 ? 1 : opts.stride[i];
+    const bool fits = !bias || (bias->type.rank == 1 && weight && weight->type.rank == 4 &&
+                                bias->type.dims[0] == weight->type.dims[0]);
+    if (fits && is_tiling(x, weight, opts)) /* what does not fit is refused by the op's own rule */
+        return patch_product(g, x, weight, bias);
     return ds_graph_add_node(g, &ds_op_conv2d, &opts, (ds_node *[]){x, weight, bias}, bias ? 3 : 2);
 }
 
