@@ -57,7 +57,8 @@ def elementwise(r):
             r.case(name + suffix, function,
                    a=r.normal(*a), b=r.uniform(0.5, 2, *b) * sign)
     r.case("select", lambda condition, a, b: torch.where(condition != 0, a, b),
-           constants=("condition",), condition=r.integers(0, 2, 4, 5).double(), a=r.normal(3, 4, 5), b=r.normal(5))
+           constants=("condition",), condition=r.integers(0, 2, 4, 5).double(),
+           a=r.normal(3, 4, 5), b=r.normal(5))
 
 
 def views(r):

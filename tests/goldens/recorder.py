@@ -2,6 +2,8 @@
 
 Inputs are rounded to float32 first, so that what is stored is exactly what was computed with.
 """
+import os
+
 import numpy as np
 import torch
 from safetensors.numpy import save_file
@@ -65,3 +67,4 @@ class Recorder:
 
     def save(self, path):
         save_file(dict(sorted(self.tensors.items())), path, metadata={"format": "pt"})
+        os.chmod(path, 0o644)
