@@ -97,12 +97,14 @@ DS_API bool ds_loss_scaler_is_stuck(const ds_loss_scaler *s);
 
 typedef struct ds_optimizer_opts {
     ds_optimizer_kind kind;
-    float beta1, beta2; /* adamw, lion, muon's AdamW part */
-    float eps;          /* adamw, muon's AdamW part */
-    float weight_decay; /* of parameters without init.no_decay; decoupled, but for sgd, where it is
-                           added to the gradient as torch.optim.SGD does */
-    float momentum;     /* sgd, muon */
-    float adamw_ratio;  /* muon: learning rate of the AdamW part relative to "lr" */
+    float beta1, beta2;  /* adamw, lion, muon's AdamW part */
+    float eps;           /* adamw, muon's AdamW part */
+    float weight_decay;  /* of parameters without init.no_decay; decoupled, but for sgd, where it is
+                            added to the gradient as torch.optim.SGD does */
+    float momentum;      /* sgd, muon */
+    float adamw_ratio;   /* muon: learning rate of the AdamW part relative to "lr" */
+    ds_dtype muon_dtype; /* of the Newton–Schulz products: DS_F32 (the default), or DS_BF16 as in
+                            the original: rougher, twice as fast where bf16 is */
     /* muon: whether a parameter is a hidden matrix. NULL: ds_optimizer_is_hidden. */
     bool (*is_hidden)(const char *name, int rank, void *context);
     void *context;

@@ -23,8 +23,14 @@ static ds_node *at_least(const ds_update_builder *u, ds_node *x, double least) {
 
 /* Root of the mean square of all elements, rank 0. */
 static ds_node *rms(const ds_update_builder *u, ds_node *x) {
-    const unsigned all = (1u << x->type.rank) - 1;
-    return unary(u, DS_SQRT, ds_graph_reduce(u->g, DS_MEAN, unary(u, DS_SQUARE, x), all, false));
+    ds_node *sum = ds_graph_sum_of_squares(u->g, &x, 1);
+    return unary(u, DS_SQRT, ds_graph_scale(u->g, sum, 1.0f / (float)ds_node_count(x)));
+}
+
+/* Means of the squares over an axis, plus ε₁: the same as of G² = g² + ε₁. */
+static ds_node *mean_square(const ds_update_builder *u, ds_node *square, unsigned axes) {
+    return ds_graph_unary(u->g, DS_OFFSET, ds_graph_reduce(u->g, DS_MEAN, square, axes, true),
+                          EPS_SQUARE);
 }
 
 /* lerp(state, value), written back; returns the new one. */
@@ -43,8 +49,8 @@ static ds_node *factored(const ds_update_builder *u, ds_node *param, ds_node *g,
                          ds_node *weight) {
     const int rank = param->type.rank;
     const unsigned last = 1u << (rank - 1), before_last = 1u << (rank - 2);
-    ds_node *row = ds_graph_reduce(u->g, DS_MEAN, square, last, true);
-    ds_node *column = ds_graph_reduce(u->g, DS_MEAN, square, before_last, true);
+    ds_node *row = mean_square(u, square, last);
+    ds_node *column = mean_square(u, square, before_last);
     row = track(u, "adafactor_row", param, row, weight);
     column = track(u, "adafactor_column", param, column, weight);
     ds_node *share =
@@ -57,16 +63,14 @@ void ds_update_adafactor(const ds_update_builder *u, ds_node *param, ds_node *gr
     ds_graph *graph = u->g;
     ds_node *weight = unary(
         u, DS_EXP, ds_graph_scale(graph, unary(u, DS_LOG, u->step), DECAY_EXPONENT)); /* t^−0.8 */
-    ds_node *g = ds_graph_mul(graph, grad, u->scale);
-    ds_node *square = ds_graph_unary(graph, DS_OFFSET, unary(u, DS_SQUARE, g), EPS_SQUARE);
-    ds_node *change =
-        param->type.rank >= 2
-            ? factored(u, param, g, square, weight)
-            : ds_graph_mul(graph, g,
-                           unary(u, DS_RSQRT, track(u, "adafactor_v", param, square, weight)));
-    if (!change)
-        return; /* poisoned */
-    change = ds_graph_div(graph, change, at_least(u, rms(u, change), 1));
+    ds_node *g = ds_graph_mul(graph, grad, u->scale), *square = unary(u, DS_SQUARE, g);
+    ds_node *change = param->type.rank >= 2
+                          ? factored(u, param, g, square, weight)
+                          : ds_graph_mul(graph, g,
+                                         unary(u, DS_RSQRT,
+                                               track(u, "adafactor_v", param,
+                                                     mean_square(u, square, 0), weight)));
     ds_node *rate = ds_graph_mul(graph, u->lr, at_least(u, rms(u, param), (double)EPS_PARAMETER));
+    rate = ds_graph_div(graph, rate, at_least(u, rms(u, change), 1)); /* one factor for all */
     ds_update_assign(u, param, ds_update_decayed(u, param, ds_graph_mul(graph, change, rate)));
 }

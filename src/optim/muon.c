@@ -6,7 +6,7 @@
  *     p ← p(1 − lr·λ) − lr · √max(1, rows / columns) · X
  *
  * The iteration works on the shorter side: for tall X it is A = XᵀX and X ← aX + X (bA + cA²), the
- * same by transposition. Products are made in f32. The last factor is that of the original; others
+ * same by transposition. The last factor is that of the original; others
  * (0.2 √max(rows, columns), Liu et al. 2025) only rescale the learning rate of a given shape.
  *
  * Embeddings, heads, biases and norms are left to AdamW, as the authors do. */
@@ -58,17 +58,16 @@ bool ds_optimizer_is_hidden(const char *name, int rank, void *context) {
 
 /* b·s + c·s², applied to x from the left (wide) or right (tall), plus a·x. */
 static ds_node *newton_schulz_step(ds_graph *g, ds_node *x, bool tall) {
-    ds_node *s = ds_graph_matmul(
-        g, x, x, (ds_matmul_opts){.transpose_a = tall, .transpose_b = !tall, .f32_result = true});
-    ds_node *square = ds_graph_matmul(g, s, s, (ds_matmul_opts){.f32_result = true});
+    ds_node *s =
+        ds_graph_matmul(g, x, x, (ds_matmul_opts){.transpose_a = tall, .transpose_b = !tall});
+    ds_node *square = ds_graph_matmul(g, s, s, (ds_matmul_opts){0});
     ds_node *mix = ds_graph_add(g, ds_graph_scale(g, s, B), ds_graph_scale(g, square, C));
-    ds_node *product = tall ? ds_graph_matmul(g, x, mix, (ds_matmul_opts){.f32_result = true})
-                            : ds_graph_matmul(g, mix, x, (ds_matmul_opts){.f32_result = true});
+    ds_node *product = ds_graph_matmul(g, tall ? x : mix, tall ? mix : x, (ds_matmul_opts){0});
     return ds_graph_add(g, ds_graph_scale(g, x, A), product);
 }
 
 /* x: [..., rows, columns] → about U Vᵀ of its singular value decomposition. */
-static ds_node *orthogonal(ds_graph *g, ds_node *x) {
+static ds_node *orthogonal(ds_graph *g, ds_node *x, ds_dtype dtype) {
     if (!x)
         return NULL; /* the graph is poisoned; there is no rank to reason about */
     const int rank = ds_node_rank(x);
@@ -76,10 +75,10 @@ static ds_node *orthogonal(ds_graph *g, ds_node *x) {
     ds_node *squares =
         ds_graph_reduce(g, DS_SUM, ds_graph_unary(g, DS_SQUARE, x, 0), 3u << (rank - 2), true);
     ds_node *norm = ds_graph_unary(g, DS_OFFSET, ds_graph_unary(g, DS_SQRT, squares, 0), 1e-7f);
-    x = ds_graph_div(g, x, norm);
+    x = ds_graph_cast(g, ds_graph_div(g, x, norm), dtype);
     for (int i = 0; i < NEWTON_SCHULZ_STEPS; i++)
         x = newton_schulz_step(g, x, tall);
-    return x;
+    return ds_graph_cast(g, x, DS_F32);
 }
 
 static void update_hidden(const ds_update_builder *u, ds_node *param, ds_node *grad) {
@@ -94,7 +93,7 @@ static void update_hidden(const ds_update_builder *u, ds_node *param, ds_node *g
     if (t->rank > 3) /* a convolution: out × all that is summed over */
         x = ds_graph_reshape(g, x, 2, (int64_t[]){t->dims[0], -1});
     const double ratio = (double)ds_node_dim(x, -2) / (double)ds_node_dim(x, -1);
-    x = ds_graph_scale(g, orthogonal(g, x), (float)sqrt(fmax(1, ratio)));
+    x = ds_graph_scale(g, orthogonal(g, x, u->opts->muon_dtype), (float)sqrt(fmax(1, ratio)));
     x = ds_graph_mul(g, ds_graph_reshape(g, x, t->rank, t->dims), u->lr);
     ds_update_assign(u, param, ds_update_decayed(u, param, x));
 }
