@@ -51,7 +51,8 @@ static ds_status read_config(ds_tokenizer *tok, const char *path) {
     size_t size = 0;
     DS_TRY(ds_file_read(path, FILE_LIMIT, &text, &size));
     json_error_t error;
-    json_t *config = json_loadb(text, size, 0, &error);
+    /* "model_max_length" is often 1e30, written out */
+    json_t *config = json_loadb(text, size, JSON_DECODE_INT_AS_REAL, &error);
     free(text);
     if (!config)
         return ds_fail(DS_CORRUPT, "%s:%d: no valid JSON: %s", path, error.line, error.text);

@@ -137,7 +137,10 @@ static void a_sentencepiece_style_vocabulary_gives_the_known_ids(void **state) {
     (void)state;
     ds_tokenizer *tok = load_asset(DS_ASSETS "/tinystories656k");
     expect_ids(tok, "Once upon a time", 16, (int32_t[]){80, 147, 201, 282, 57}, 5);
-    expect_round_trip(tok, "Once  upon\n a time \xf0\x9f\x99\x82", 22);
+    /* it has no tokens for single bytes, so the emoji is <unk> */
+    expect_ids(tok, "Once  upon\n a time \xf0\x9f\x99\x82", 23,
+               (int32_t[]){80, 147, 201, 80, 189, 111, 3, 104, 1176, 0}, 10);
+    expect_round_trip(tok, "Once  upon\n a time", 18);
     assert_int_equal(ds_tokenizer_bos(tok), 1);
     assert_int_equal(ds_tokenizer_eos(tok), 2);
     ds_tokenizer_free(tok);
