@@ -1,0 +1,15 @@
+# `cmake --install`: library, headers, tools, and the files by which other builds find them.
+include(CMakePackageConfigHelpers)
+install(TARGETS deepseek EXPORT deepseekTargets
+        LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY include/deepseek DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
+install(DIRECTORY configs DESTINATION ${CMAKE_INSTALL_DATADIR}/deepseek)
+install(EXPORT deepseekTargets NAMESPACE deepseek:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/deepseek)
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/deepseekConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+file(WRITE ${CMAKE_BINARY_DIR}/deepseekConfig.cmake
+     "include(\"\${CMAKE_CURRENT_LIST_DIR}/deepseekTargets.cmake\")\n")
+install(FILES ${CMAKE_BINARY_DIR}/deepseekConfig.cmake ${CMAKE_BINARY_DIR}/deepseekConfigVersion.cmake
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/deepseek)
+configure_file(cmake/deepseek.pc.in ${CMAKE_BINARY_DIR}/deepseek.pc @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/deepseek.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

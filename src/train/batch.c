@@ -1,0 +1,70 @@
+/* Micro-batches of a step, copied out of the loader. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "train/trainer.h"
+
+ds_status ds_step_batch_new(const ds_trainer *t, ds_step_batch *out) {
+    const size_t samples = (size_t)(t->n_micro * t->micro_batch);
+    const size_t n = samples * (size_t)t->seq_len;
+    const bool is_bert = t->model.architecture == DS_BERT;
+    *out = (ds_step_batch){.tokens = ds_malloc(n * sizeof(int32_t)),
+                           .labels = ds_malloc(n * sizeof(int32_t))};
+    bool whole = out->tokens && out->labels;
+    if (is_bert) {
+        out->segment_ids = ds_malloc(n * sizeof(int32_t));
+        out->lengths = ds_malloc(samples * sizeof(int32_t));
+        out->next_sentence = ds_malloc(samples * sizeof(int32_t));
+        whole = whole && out->segment_ids && out->lengths && out->next_sentence;
+    }
+    if (whole)
+        return DS_OK;
+    ds_step_batch_free(out);
+    return DS_OUT_OF_MEMORY;
+}
+
+void ds_step_batch_free(ds_step_batch *batch) {
+    free(batch->tokens);
+    free(batch->labels);
+    free(batch->segment_ids);
+    free(batch->lengths);
+    free(batch->next_sentence);
+    *batch = (ds_step_batch){0};
+}
+
+static void copy_rows(int32_t *to, const int32_t *from, int64_t at, int64_t n) {
+    if (to && from)
+        memcpy(to + at, from, (size_t)n * sizeof *to);
+}
+
+ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_step_batch *batch) {
+    batch->n_predicted = 0;
+    for (int i = 0; i < n_micro; i++) {
+        const ds_batch *b = NULL;
+        DS_TRY(ds_loader_next(loader, t->micro_batch, &b));
+        const int64_t first = i * t->micro_batch, n = t->micro_batch * t->seq_len;
+        copy_rows(batch->tokens, b->tokens, first * t->seq_len, n);
+        copy_rows(batch->labels, b->labels, first * t->seq_len, n);
+        copy_rows(batch->segment_ids, b->segment_ids, first * t->seq_len, n);
+        copy_rows(batch->lengths, b->lengths, first, t->micro_batch);
+        copy_rows(batch->next_sentence, b->next_sentence, first, t->micro_batch);
+        batch->n_predicted += b->n_predicted;
+    }
+    return DS_OK;
+}
+
+ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, int i,
+                              ds_program *program) {
+    const int64_t first = i * t->micro_batch;
+    const size_t rows = (size_t)t->micro_batch * sizeof(int32_t);
+    const size_t size = rows * (size_t)t->seq_len;
+    DS_TRY(ds_program_write(program, "tokens", batch->tokens + first * t->seq_len, size));
+    DS_TRY(ds_program_write(program, "labels", batch->labels + first * t->seq_len, size));
+    if (!batch->segment_ids)
+        return DS_OK;
+    DS_TRY(ds_program_write(program, "segment_ids", batch->segment_ids + first * t->seq_len, size));
+    DS_TRY(ds_program_write(program, "lengths", batch->lengths + first, rows));
+    return ds_program_write(program, "next_sentence", batch->next_sentence + first, rows);
+}

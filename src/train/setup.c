@@ -1,0 +1,328 @@
+/* Making a trainer: model, data, device, programs; everything that can be wrong is found here,
+ * before the first step. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "train/model_choice.h"
+#include "train/trainer.h"
+
+/* ---- what the configuration means
+ * ---------------------------------------------------------------- */
+
+static ds_precision precision_of(const ds_train_config *c) {
+    switch (ds_train_config_dtype(c)) {
+    case DS_BF16: return DS_PRECISION_BF16;
+    case DS_F16: return DS_PRECISION_FP16;
+    default: return DS_PRECISION_FULL;
+    }
+}
+
+static ds_schedule schedule_of(const ds_train_config *c, int64_t steps) {
+    static const ds_schedule_kind kinds[] = {
+        [DS_TRAIN_COSINE] = DS_SCHEDULE_COSINE,
+        [DS_TRAIN_LINEAR] = DS_SCHEDULE_LINEAR,
+        [DS_TRAIN_CONSTANT] = DS_SCHEDULE_CONSTANT,
+        [DS_TRAIN_WSD] = DS_SCHEDULE_WSD,
+    };
+    const bool wsd = c->schedule.name == DS_TRAIN_WSD;
+    const int64_t decay = c->schedule.decay_steps;
+    return (ds_schedule){
+        .kind = kinds[c->schedule.name],
+        .rate = (float)c->optimizer.learning_rate,
+        .min_ratio = (float)c->schedule.min_lr_ratio,
+        .warmup_steps = c->schedule.warmup_steps,
+        .total_steps = !wsd && decay != DS_TRAIN_AUTO ? decay : steps,
+        .decay_steps = wsd ? (decay != DS_TRAIN_AUTO ? decay : steps / 5) : 0,
+    };
+}
+
+static ds_optimizer_opts optimizer_of(const ds_train_config *c) {
+    static const ds_optimizer_kind kinds[] = {
+        [DS_TRAIN_ADAMW] = DS_OPTIMIZER_ADAMW, [DS_TRAIN_SGD] = DS_OPTIMIZER_SGD,
+        [DS_TRAIN_LION] = DS_OPTIMIZER_LION,   [DS_TRAIN_ADAFACTOR] = DS_OPTIMIZER_ADAFACTOR,
+        [DS_TRAIN_MUON] = DS_OPTIMIZER_MUON,
+    };
+    ds_optimizer_opts o = ds_optimizer_defaults(kinds[c->optimizer.name]);
+    o.beta1 = (float)c->optimizer.beta1;
+    o.beta2 = (float)c->optimizer.beta2;
+    o.eps = (float)c->optimizer.eps;
+    o.weight_decay = (float)c->optimizer.weight_decay;
+    o.momentum = (float)c->optimizer.momentum;
+    return o;
+}
+
+static ds_loss_scaler scaler_of(const ds_train_config *c, ds_precision precision) {
+    if (precision != DS_PRECISION_FP16)
+        return ds_loss_scaler_static(1); /* bf16 and f32 reach far enough */
+    if (c->precision.loss_scale > 0)
+        return ds_loss_scaler_static((float)c->precision.loss_scale);
+    ds_loss_scaler s = ds_loss_scaler_dynamic();
+    s.scale = (float)c->precision.initial_loss_scale;
+    s.min_scale = (float)c->precision.min_loss_scale;
+    s.growth_interval = c->precision.growth_interval;
+    s.hysteresis = s.hysteresis_left = c->precision.hysteresis;
+    return s;
+}
+
+static ds_compile_opts compile_opts(const ds_trainer *t) {
+    static const ds_recompute recompute[] = {
+        [DS_TRAIN_RECOMPUTE_NONE] = DS_RECOMPUTE_NONE,
+        [DS_TRAIN_RECOMPUTE_SELECTIVE] = DS_RECOMPUTE_SELECTIVE,
+        [DS_TRAIN_RECOMPUTE_FULL] = DS_RECOMPUTE_FULL,
+    };
+    static const ds_offload offload[] = {
+        [DS_TRAIN_OFFLOAD_NONE] = DS_OFFLOAD_NONE,
+        [DS_TRAIN_OFFLOAD_HOST] = DS_OFFLOAD_HOST,
+        [DS_TRAIN_OFFLOAD_FILE] = DS_OFFLOAD_FILE,
+    };
+    return (ds_compile_opts){
+        .precision = t->precision,
+        .loss = "loss",
+        .recompute = recompute[t->config->memory.recompute],
+        .offload = offload[t->config->memory.offload],
+        .offload_path = t->config->memory.offload_path,
+        .no_fuse = !t->config->kernels.fuse,
+        .plan_only = t->opts.plan_only,
+    };
+}
+
+/* ---- data
+ * ---------------------------------------------------------------------------------------- */
+
+static ds_status open_tokenizer(ds_trainer *t) {
+    const char *path = t->config->data.tokenizer;
+    if (!path)
+        return DS_OK;
+    DS_TRY(ds_tokenizer_load(path, &t->tokenizer));
+    const int64_t n = ds_tokenizer_vocab_size(t->tokenizer);
+    if (n > t->model.vocab_size)
+        return ds_fail(DS_INVALID,
+                       "%s: the tokenizer has %lld tokens, the model only %lld: set "
+                       "model.vocab_size to %lld or more",
+                       path, (long long)n, (long long)t->model.vocab_size, (long long)n);
+    return DS_OK;
+}
+
+static ds_status open_loader(ds_trainer *t, bool validation, ds_loader **out) {
+    const ds_train_config *c = t->config;
+    ds_loader_source one = {.path = c->data.validation, .weight = 1};
+    ds_loader_source *sources = &one;
+    size_t n = 1;
+    if (!validation || !c->data.validation) {
+        n = c->data.train.n;
+        sources = ds_calloc(n, sizeof *sources);
+        if (!sources)
+            return DS_OUT_OF_MEMORY;
+        for (size_t i = 0; i < n; i++)
+            sources[i] = (ds_loader_source){.path = c->data.train.items[i].path,
+                                            .weight = c->data.train.items[i].weight};
+    }
+    const bool own_file = validation && c->data.validation;
+    const ds_loader_opts opts = {
+        .sources = sources,
+        .n_sources = n,
+        .seq_len = t->seq_len,
+        .vocab_size = t->model.vocab_size,
+        .seed = (uint64_t)c->data.seed,
+        .validation_fraction = c->data.validation ? 0 : c->data.validation_fraction,
+        .validation = validation && !own_file,
+        .masked = c->data.task == DS_TRAIN_MASKED_LM,
+        .mask_probability = c->data.mask_probability,
+        .mask_token = t->tokenizer ? ds_tokenizer_find(t->tokenizer, "[MASK]") : -1,
+        .cls_token = t->tokenizer ? ds_tokenizer_find(t->tokenizer, "[CLS]") : -1,
+        .sep_token = t->tokenizer ? ds_tokenizer_find(t->tokenizer, "[SEP]") : -1,
+    };
+    const ds_status status = ds_loader_open(&opts, out);
+    if (sources != &one)
+        free(sources);
+    return status;
+}
+
+static ds_status open_data(ds_trainer *t) {
+    const ds_train_config *c = t->config;
+    if (c->data.train.n == 0)
+        return ds_fail(DS_INVALID, "data.train is empty: name a token file made by "
+                                   "`deepseek-tokenize encode`");
+    if ((t->model.architecture == DS_BERT) != (c->data.task == DS_TRAIN_MASKED_LM))
+        return ds_fail(DS_INVALID, "data.task %s does not fit a %s model",
+                       c->data.task == DS_TRAIN_MASKED_LM ? "masked_lm" : "causal_lm",
+                       ds_architecture_name(t->model.architecture));
+    DS_TRY(open_tokenizer(t));
+    DS_TRY(open_loader(t, false, &t->train_data));
+    if (c->data.validation || c->data.validation_fraction > 0)
+        DS_TRY(open_loader(t, true, &t->validation_data));
+    return DS_OK;
+}
+
+/* ---- programs
+ * ------------------------------------------------------------------------------------ */
+
+static ds_status make_programs(ds_trainer *t) {
+    ds_graph *g = ds_graph_new(), *update = NULL;
+    if (!g)
+        return DS_OUT_OF_MEMORY;
+    ds_model_build_training(g, &t->model, t->micro_batch, t->seq_len);
+    ds_compile_opts opts = compile_opts(t);
+    opts.on_stage = t->opts.on_stage;
+    opts.context = t->opts.context;
+    ds_status status = ds_compile(g, t->state, opts, &t->first);
+    opts.on_stage = NULL;
+    opts.share = t->first;
+    if (status == DS_OK && t->n_micro > 1) {
+        opts.accumulate = true;
+        status = ds_compile(g, t->state, opts, &t->more);
+    }
+    if (status == DS_OK && t->validation_data) {
+        const ds_compile_opts forward = {.precision = t->precision,
+                                         .share = t->first,
+                                         .no_fuse = opts.no_fuse,
+                                         .plan_only = opts.plan_only};
+        status = ds_compile(g, t->state, forward, &t->evaluate);
+    }
+    if (status == DS_OK)
+        status = ds_optimizer_graph(t->state, optimizer_of(t->config), &update);
+    if (status == DS_OK) {
+        const ds_compile_opts plain = {.share = t->first, .plan_only = opts.plan_only};
+        status = ds_compile(update, t->state, plain, &t->update);
+    }
+    ds_graph_free(update);
+    ds_graph_free(g);
+    if (status == DS_OK) {
+        t->memory = *ds_program_memory(t->first);
+        t->memory.optimizer = ds_state_size(t->state) - t->memory.parameters - t->memory.gradients;
+    }
+    return status;
+}
+
+static ds_status open_device(ds_trainer *t) {
+    static const char *const names[] = {
+        [DS_TRAIN_CPU] = "cpu", [DS_TRAIN_REF] = "ref", [DS_TRAIN_CUDA] = "cuda"};
+    const int threads = t->config->threads == DS_TRAIN_AUTO ? 0 : t->config->threads;
+    DS_TRY(ds_backend_open(names[t->config->device], (ds_backend_opts){threads}, &t->backend));
+    return ds_state_new(t->backend, &t->state);
+}
+
+/* ---- the run folder
+ * ------------------------------------------------------------------------------ */
+
+static ds_status open_folder(ds_trainer *t) {
+    const ds_train_config *c = t->config;
+    char path[PATH_MAX];
+    DS_TRY(ds_folder_make(c->checkpoint.directory));
+    snprintf(path, sizeof path, "%s/config.yaml", c->checkpoint.directory);
+    char *yaml = ds_train_config_dump_yaml(c);
+    if (!yaml)
+        return DS_OUT_OF_MEMORY;
+    const ds_status status = ds_file_replace(path, yaml, strlen(yaml));
+    free(yaml);
+    DS_TRY(status);
+    snprintf(path, sizeof path, "%s/checkpoints", c->checkpoint.directory);
+    DS_TRY(ds_checkpoint_writer_new(path, c->checkpoint.keep_last, c->checkpoint.async,
+                                    &t->checkpoints));
+    return DS_OK;
+}
+
+static ds_status make(ds_trainer *t) {
+    DS_TRY(ds_train_choose_model(t->config, &t->model, &t->seq_len));
+    t->precision = precision_of(t->config);
+    t->micro_batch = t->config->training.micro_batch;
+    t->n_micro = t->config->training.gradient_accumulation_steps;
+    t->steps = ds_train_config_steps(t->config, t->seq_len);
+    t->schedule = schedule_of(t->config, t->steps);
+    t->progress.scaler = scaler_of(t->config, t->precision);
+    t->flops_per_token = ds_model_flops_per_token(&t->model, t->seq_len);
+    DS_TRY(open_data(t));
+    DS_TRY(open_device(t));
+    DS_TRY(make_programs(t));
+    if (t->opts.plan_only)
+        return DS_OK;
+    DS_TRY(ds_step_batch_new(t, &t->batch));
+    DS_TRY(ds_state_init(t->state, (uint64_t)t->config->training.seed));
+    DS_TRY(open_folder(t));
+    DS_TRY(ds_trainer_resume(t));
+    return ds_runlog_open(t->config->checkpoint.directory, t->progress.step, &t->log);
+}
+
+static void show_log(ds_log_level level, const char *line, void *context) {
+    if (level >= DS_LOG_WARN)
+        ds_trainer_note(context, "%s", line);
+}
+
+ds_status ds_trainer_new(const ds_train_config *config, ds_trainer_opts opts, ds_trainer **out) {
+    ds_trainer *t = ds_calloc(1, sizeof *t);
+    if (!t)
+        return DS_OUT_OF_MEMORY;
+    t->config = config;
+    t->opts = opts;
+    t->last_loss = t->last_validation_loss = t->last_grad_norm = (double)NAN;
+    if (opts.progress_fd >= 0)
+        t->display = ds_progress_new(opts.progress_fd, config->training.log_interval);
+    ds_log_to(show_log, t);
+    const ds_status status = make(t);
+    if (status != DS_OK) {
+        ds_trainer_free(t);
+        return status;
+    }
+    *out = t;
+    return DS_OK;
+}
+
+void ds_trainer_free(ds_trainer *t) {
+    if (!t)
+        return;
+    ds_log_to(NULL, NULL);
+    ds_checkpoint_writer_free(t->checkpoints);
+    ds_generator_free(t->generator);
+    ds_program_free(t->evaluate);
+    ds_program_free(t->update);
+    ds_program_free(t->more);
+    ds_program_free(t->first);
+    ds_state_free(t->state);
+    ds_backend_close(t->backend);
+    ds_loader_close(t->train_data);
+    ds_loader_close(t->validation_data);
+    ds_tokenizer_free(t->tokenizer);
+    ds_step_batch_free(&t->batch);
+    ds_runlog_close(t->log);
+    ds_progress_free(t->display);
+    free(t);
+}
+
+void ds_trainer_print_plan(const ds_trainer *t, FILE *out) {
+    const struct {
+        const char *what;
+        size_t size_bytes;
+    } rows[] = {
+        {"parameters (f32)", t->memory.parameters},
+        {"gradients (f32)", t->memory.gradients},
+        {"optimizer state", t->memory.optimizer},
+        {"casts and packed weights", t->memory.derived},
+        {"activations and temporaries", t->memory.working},
+        {"offloaded activations", t->memory.host},
+        {"inputs", t->memory.inputs},
+    };
+    char text[32];
+    size_t total = 0;
+    fprintf(out, "model          %s, %s parameters\n", ds_architecture_name(t->model.architecture),
+            ds_format_count(text, sizeof text, (double)t->memory.parameters / sizeof(float)));
+    fprintf(out, "run            %lld steps of %d x %lld sequences of %lld tokens\n",
+            (long long)t->steps, t->n_micro, (long long)t->micro_batch, (long long)t->seq_len);
+    fprintf(
+        out, "work           %sFLOP a step\n",
+        ds_format_count(text, sizeof text,
+                        t->flops_per_token * (double)(t->n_micro * t->micro_batch * t->seq_len)));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fprintf(out, "%-28s %10s\n", rows[i].what,
+                ds_format_bytes(text, sizeof text, (double)rows[i].size_bytes));
+        total += rows[i].size_bytes;
+    }
+    fprintf(out, "%-28s %10s\n", "total", ds_format_bytes(text, sizeof text, (double)total));
+}

@@ -1,0 +1,257 @@
+/* The training loop. One step: the gradients of all its micro-batches, then one update; the loss is
+ * the mean over every predicted token of the step, whichever micro-batch it lies in. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "base/text.h"
+#include "observe/plot.h"
+#include "train/trainer.h"
+
+void ds_trainer_note(ds_trainer *t, const char *fmt, ...) {
+    char text[8192];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (t->display)
+        ds_progress_note(t->display, "%s", text);
+}
+
+void ds_trainer_stop(ds_trainer *t) {
+    atomic_store(&t->stop, 1);
+}
+
+bool ds_trainer_finished(const ds_trainer *t) {
+    return t->progress.step >= t->steps;
+}
+
+/* ---- one step
+ * ------------------------------------------------------------------------------------ */
+
+static ds_status accumulate_gradients(ds_trainer *t, double *loss) {
+    const int64_t n = t->batch.n_predicted > 0 ? t->batch.n_predicted : 1;
+    const float seed = t->progress.scaler.scale / (float)n;
+    *loss = 0;
+    for (int i = 0; i < t->n_micro; i++) {
+        ds_program *p = i == 0 ? t->first : t->more;
+        float sum = 0;
+        DS_TRY(ds_step_batch_write(t, &t->batch, i, p));
+        DS_TRY(ds_program_write(p, DS_LOSS_SEED, &seed, sizeof seed));
+        DS_TRY(ds_program_seed(p, (int64_t)ds_mix64((uint64_t)t->config->training.seed),
+                               t->progress.samples + i * t->micro_batch));
+        DS_TRY(ds_program_run(p));
+        DS_TRY(ds_program_read(p, "loss", &sum, sizeof sum));
+        *loss += (double)sum / (double)n;
+    }
+    return DS_OK;
+}
+
+static ds_status update_parameters(ds_trainer *t, float rate, float *norm) {
+    const float scale = 1 / t->progress.scaler.scale, clip = (float)t->config->optimizer.grad_clip;
+    const float step =
+        (float)(t->progress.scaler.total_steps - t->progress.scaler.skipped_steps + 1);
+    DS_TRY(ds_program_write(t->update, "lr", &rate, sizeof rate));
+    DS_TRY(ds_program_write(t->update, "grad_scale", &scale, sizeof scale));
+    DS_TRY(ds_program_write(t->update, "grad_clip", &clip, sizeof clip));
+    DS_TRY(ds_program_write(t->update, "step", &step, sizeof step));
+    DS_TRY(ds_program_run(t->update));
+    return ds_program_read(t->update, "grad_norm", norm, sizeof *norm);
+}
+
+enum { MAX_REWINDS = 3 }; /* in a row, before the run is given up */
+
+/* The update did nothing since the norm was not finite: what the configuration wants then. */
+static ds_status handle_overflow(ds_trainer *t) {
+    t->skipped++;
+    if (t->precision == DS_PRECISION_FP16 && t->progress.scaler.is_dynamic) {
+        if (!ds_loss_scaler_is_stuck(&t->progress.scaler))
+            return DS_OK; /* the scale was lowered; that is all */
+        ds_trainer_blame(t);
+        ds_trainer_note(t, "the loss scale is stuck at its minimum: %s", ds_error());
+    }
+    const ds_status status = ds_trainer_blame(t);
+    if (status != DS_NUMERIC)
+        return status;
+    switch (t->config->training.nan_policy) {
+    case DS_TRAIN_NAN_SKIP: ds_trainer_note(t, "step skipped: %s", ds_error()); return DS_OK;
+    case DS_TRAIN_NAN_REWIND:
+        if (t->rewinds++ < MAX_REWINDS) {
+            ds_trainer_note(t, "rewinding to the last checkpoint: %s", ds_error());
+            return ds_trainer_rewind(t);
+        }
+        return ds_fail_within(DS_NUMERIC, "still not finite after %d rewinds", MAX_REWINDS);
+    default: return status;
+    }
+}
+
+static ds_status train_step(ds_trainer *t, float rate) {
+    double loss = 0;
+    float norm = 0;
+    DS_TRY(ds_step_batch_fill(t, t->train_data, t->n_micro, &t->batch));
+    DS_TRY(accumulate_gradients(t, &loss));
+    DS_TRY(update_parameters(t, rate, &norm));
+    t->last_loss = loss;
+    t->last_grad_norm = (double)norm;
+    t->progress.step++;
+    t->progress.samples += t->n_micro * t->micro_batch;
+    t->progress.tokens += t->batch.n_predicted;
+    t->tokens_this_run += t->n_micro * t->micro_batch * t->seq_len;
+    const bool overflow = !isfinite(norm) || !isfinite(loss);
+    ds_loss_scaler_update(&t->progress.scaler, overflow);
+    if (overflow)
+        return handle_overflow(t);
+    t->rewinds = 0;
+    return DS_OK;
+}
+
+/* ---- telling about it
+ * ---------------------------------------------------------------------------- */
+
+static double peak_memory(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss * 1024; /* Linux counts KiB */
+}
+
+static void report(ds_trainer *t, float rate, double step_s) {
+    const double tokens = (double)(t->n_micro * t->micro_batch * t->seq_len);
+    const double per_s = tokens / step_s;
+    t->smoothed_tokens_per_s =
+        t->smoothed_tokens_per_s > 0 ? 0.9 * t->smoothed_tokens_per_s + 0.1 * per_s : per_s;
+    const double elapsed = ds_clock_s() - t->run_start_s;
+    const double done = (double)t->tokens_this_run / tokens;
+    const ds_progress_fields fields = {
+        .step = t->progress.step,
+        .steps = t->steps,
+        .loss = t->last_loss,
+        .validation_loss = t->last_validation_loss,
+        .learning_rate = (double)rate,
+        .grad_norm = t->last_grad_norm,
+        .tokens_per_s = t->smoothed_tokens_per_s,
+        .flops_per_s = t->smoothed_tokens_per_s * t->flops_per_token,
+        .peak_flops_per_s = t->peak_flops_per_s,
+        .memory_bytes = peak_memory(),
+        .elapsed_s = elapsed,
+        .seconds_left = elapsed / done * (double)(t->steps - t->progress.step),
+        .loss_scale =
+            t->precision == DS_PRECISION_FP16 ? (double)t->progress.scaler.scale : (double)NAN,
+        .skipped_steps = t->skipped,
+    };
+    if (t->display)
+        ds_progress_update(t->display, &fields);
+    const ds_metric metrics[] = {
+        {"loss", t->last_loss},
+        {"learning_rate", (double)rate},
+        {"grad_norm", t->last_grad_norm},
+        {"tokens_per_s", per_s},
+        {"flops_per_s", per_s * t->flops_per_token},
+        {"memory_bytes", fields.memory_bytes},
+        {"loss_scale", (double)t->progress.scaler.scale},
+    };
+    if (ds_runlog_metrics(t->log, t->progress.step, metrics, sizeof metrics / sizeof *metrics) !=
+        DS_OK)
+        ds_trainer_note(t, "the record of the run could not be written: %s", ds_error());
+}
+
+static void plot_loss(ds_trainer *t) {
+    const char *folder = t->config->checkpoint.directory;
+    static const char *const names[] = {"loss", "validation/loss"};
+    ds_series series[2] = {{.name = "training", .smoothing = 0.9},
+                           {.name = "validation", .markers = true}};
+    double *x[2] = {0}, *y[2] = {0};
+    size_t n_series = 0;
+    for (int i = 0; i < 2; i++)
+        if (ds_runlog_read(folder, names[i], &x[i], &y[i], &series[i].n) == DS_OK &&
+            series[i].n > 1) {
+            series[i].x = x[i];
+            series[i].y = y[i];
+            series[n_series++] = series[i];
+        }
+    const ds_plot plot = {.title = "loss",
+                          .x_label = "step",
+                          .y_label = "nats per token",
+                          .series = series,
+                          .n_series = n_series};
+    char *terminal =
+        n_series ? ds_plot_terminal(&plot, 78, 18, t->display && ds_progress_is_live(t->display))
+                 : NULL;
+    char *svg = n_series ? ds_plot_svg(&plot) : NULL;
+    if (svg) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/loss.svg", folder);
+        if (ds_file_replace(path, svg, strlen(svg)) != DS_OK)
+            ds_trainer_note(t, "%s", ds_error());
+        else if (terminal)
+            ds_trainer_note(t, "%s\nthe same as a picture: %s", terminal, path);
+    }
+    free(terminal);
+    free(svg);
+    for (int i = 0; i < 2; i++) {
+        free(x[i]);
+        free(y[i]);
+    }
+}
+
+/* ---- the run
+ * ------------------------------------------------------------------------------------- */
+
+static bool is_due(int64_t step, int64_t interval) {
+    return interval > 0 && step % interval == 0;
+}
+
+static void announce(ds_trainer *t) {
+    char params[32], memory[32];
+    const ds_memory_report *m = &t->memory;
+    const size_t total =
+        m->parameters + m->gradients + m->optimizer + m->derived + m->working + m->inputs;
+    const ds_backend_info *info = ds_backend_get_info(t->backend);
+    ds_trainer_note(t, "%s model, %s parameters, on %s (%s, %d threads); planned memory %s",
+                    ds_architecture_name(t->model.architecture),
+                    ds_format_count(params, sizeof params, (double)m->parameters / sizeof(float)),
+                    info->device, info->isa, info->n_threads,
+                    ds_format_bytes(memory, sizeof memory, (double)total));
+    if (*t->resumed_from)
+        ds_trainer_note(t, "resumed at step %lld from %s", (long long)t->progress.step,
+                        t->resumed_from);
+}
+
+static ds_status run_step(ds_trainer *t) {
+    const float rate = ds_schedule_rate(&t->schedule, t->progress.step);
+    const double start = ds_clock_s();
+    DS_TRY(train_step(t, rate));
+    report(t, rate, ds_clock_s() - start);
+    const bool last = ds_trainer_finished(t);
+    if (is_due(t->progress.step, t->config->training.eval_interval) || last)
+        DS_TRY(ds_trainer_evaluate(t));
+    if (is_due(t->progress.step, t->config->training.sample_interval) || last)
+        DS_TRY(ds_trainer_sample(t));
+    if (is_due(t->progress.step, t->config->checkpoint.interval) && !last)
+        return ds_trainer_save(t, false);
+    return DS_OK;
+}
+
+ds_status ds_trainer_run(ds_trainer *t) {
+    if (t->opts.plan_only)
+        return ds_fail(DS_INVALID, "this trainer was only planned");
+    announce(t);
+    t->start_s = t->run_start_s = ds_clock_s();
+    const int64_t first_step = t->progress.step;
+    while (!ds_trainer_finished(t) && !atomic_load(&t->stop))
+        DS_TRY(run_step(t));
+    if (t->progress.step == first_step) {
+        ds_trainer_note(t, "nothing to do: the run is at step %lld of %lld",
+                        (long long)t->progress.step, (long long)t->steps);
+        return DS_OK;
+    }
+    DS_TRY(ds_trainer_save(t, true));
+    plot_loss(t);
+    return DS_OK;
+}

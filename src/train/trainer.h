@@ -1,0 +1,90 @@
+/* The trainer from inside. Its parts: setup.c makes it, trainer.c runs it, evaluate.c looks at the
+ * model in between, save.c writes and reads checkpoints. */
+#ifndef DS_TRAIN_TRAINER_H
+#define DS_TRAIN_TRAINER_H
+
+#include <limits.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "deepseek/data.h"
+#include "deepseek/inference.h"
+#include "deepseek/optim.h"
+#include "deepseek/tokenizer.h"
+#include "deepseek/train.h"
+#include "observe/progress.h"
+#include "observe/runlog.h"
+#include "train/checkpoint.h"
+#include "train/progress_state.h"
+
+/* The micro-batches of one step, copied out of the loader so that their labels can be counted
+ * before the first one runs. */
+typedef struct ds_step_batch {
+    int32_t *tokens, *labels;         /* [n_micro, micro_batch, seq_len] */
+    int32_t *segment_ids;             /* BERT, same shape; else NULL */
+    int32_t *lengths, *next_sentence; /* BERT: [n_micro, micro_batch]; else NULL */
+    int64_t n_predicted;              /* labels that are not ignored */
+} ds_step_batch;
+
+struct ds_trainer {
+    const ds_train_config *config;
+    ds_trainer_opts opts;
+    ds_model_config model;
+    int64_t seq_len, micro_batch;
+    int n_micro;   /* micro-batches a step */
+    int64_t steps; /* of the run */
+    ds_precision precision;
+    ds_schedule schedule;
+
+    ds_backend *backend;
+    ds_state *state;
+    ds_program *first, *more; /* gradients of a micro-batch: written, added */
+    ds_program *update;
+    ds_program *evaluate;
+    ds_memory_report memory;
+    double flops_per_token;
+
+    ds_tokenizer *tokenizer;                 /* NULL: no samples */
+    ds_generator *generator;                 /* made when first needed */
+    ds_loader *train_data, *validation_data; /* validation: NULL if there is none */
+    ds_step_batch batch;
+
+    ds_train_progress progress;
+    ds_checkpoint_writer *checkpoints;
+    ds_runlog *log;
+    ds_progress *display;
+    char resumed_from[PATH_MAX]; /* "" if begun anew */
+
+    double start_s, run_start_s; /* clock at the start of this process's run */
+    int64_t tokens_this_run;
+    double smoothed_tokens_per_s;
+    double last_loss, last_validation_loss, last_grad_norm, peak_flops_per_s;
+    int64_t skipped; /* steps, by overflow or nan_policy */
+    int rewinds;
+    atomic_int stop;
+};
+
+/* One line of the run's story, on the display. */
+void ds_trainer_note(ds_trainer *t, const char *fmt, ...) DS_PRINTF(2, 3);
+
+/* save.c */
+ds_status ds_trainer_resume(ds_trainer *t);
+ds_status ds_trainer_rewind(ds_trainer *t); /* to the newest whole checkpoint */
+ds_status ds_trainer_save(ds_trainer *t, bool wait);
+
+/* evaluate.c */
+ds_status ds_trainer_evaluate(ds_trainer *t);
+ds_status ds_trainer_sample(ds_trainer *t);
+/* Names the first gradient that is not finite, into the thread's message; DS_NUMERIC. */
+ds_status ds_trainer_blame(ds_trainer *t);
+
+/* batch.c */
+ds_status ds_step_batch_new(const ds_trainer *t, ds_step_batch *out);
+void ds_step_batch_free(ds_step_batch *batch);
+/* Fills it with the next samples of the loader. */
+ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_step_batch *batch);
+/* Writes micro-batch i to the inputs of a program. */
+ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, int i,
+                              ds_program *program);
+
+#endif

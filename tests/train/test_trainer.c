@@ -1,0 +1,278 @@
+/* Whole runs of a tiny model: what it learns, bitwise resumption, damaged checkpoints, full disks,
+ * and that no switch of memory or batch changes the result. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/md5.h"
+#include "base/rng.h"
+#include "deepseek/data.h"
+#include "deepseek/train.h"
+#include "observe/runlog.h"
+#include "train/checkpoint.h"
+
+enum { VOCAB = 48, TOKENS = 40000 };
+
+static char root[] = "/tmp/ds-trainer-XXXXXX";
+
+/* A stream in which each token mostly follows from the one before: something to learn. */
+static int make_corpus(void **state) {
+    (void)state;
+    char path[64];
+    static int32_t ids[TOKENS];
+    if (!mkdtemp(root))
+        return -1;
+    for (int i = 1; i < TOKENS; i++) {
+        const uint32_t r = ds_philox(5, (uint64_t)i, 0).word[0];
+        ids[i] = r % 4 == 0 ? (int32_t)(r / 4 % VOCAB) : (ids[i - 1] * 7 + 3) % VOCAB;
+    }
+    snprintf(path, sizeof path, "%s/corpus", root);
+    ds_indexed_writer *w = NULL;
+    return ds_indexed_writer_open(path, 2, &w) == DS_OK &&
+                   ds_indexed_writer_add_document(w, ids, TOKENS) == DS_OK &&
+                   ds_indexed_writer_close(w) == DS_OK
+               ? 0
+               : -1;
+}
+
+static int remove_corpus(void **state) {
+    (void)state;
+    return ds_folder_remove(root) == DS_OK ? 0 : -1;
+}
+
+/* The test model's configuration, with `extra` (YAML lines) and a run folder. */
+static void configure(const char *folder, const char *const *overrides, size_t n,
+                      ds_train_config *out) {
+    char yaml[2048];
+    snprintf(yaml, sizeof yaml,
+             "model: {preset: tiny, vocab_size: %d, n_layers: 2, n_heads: 2, hidden_size: 32, "
+             "max_seq_len: 32}\n"
+             "data: {train: %s/corpus, validation_fraction: 0.05, seq_len: 32}\n"
+             "precision: {mode: full}\n"
+             "optimizer: {learning_rate: 3e-3}\n"
+             "schedule: {warmup_steps: 5}\n"
+             "training: {steps: 20, micro_batch: 4, eval_interval: 0, sample_interval: 0}\n"
+             "checkpoint: {directory: %s/%s, interval: 0, async: false}\n"
+             "threads: 2\n",
+             VOCAB, root, root, folder);
+    if (ds_train_config_parse("test", yaml, strlen(yaml), overrides, n, out) != DS_OK)
+        fail_msg("%s", ds_error());
+}
+
+static ds_trainer *open_trainer(const ds_train_config *config) {
+    ds_trainer *t = NULL;
+    if (ds_trainer_new(config, (ds_trainer_opts){.progress_fd = -1}, &t) != DS_OK)
+        fail_msg("%s", ds_error());
+    return t;
+}
+
+static void run(const char *folder, const char *const *overrides, size_t n) {
+    ds_train_config config;
+    configure(folder, overrides, n, &config);
+    ds_trainer *t = open_trainer(&config);
+    if (ds_trainer_run(t) != DS_OK)
+        fail_msg("%s", ds_error());
+    assert_true(ds_trainer_finished(t));
+    ds_trainer_free(t);
+    ds_train_config_free(&config);
+}
+
+static const char *file_in(const char *folder, const char *name, char out[512]) {
+    snprintf(out, 512, "%s/%s/%s", root, folder, name);
+    return out;
+}
+
+/* Losses by step, from the record of the run. */
+static size_t losses(const char *folder, double **values) {
+    char path[512];
+    double *steps = NULL;
+    size_t n = 0;
+    assert_int_equal(ds_runlog_read(file_in(folder, "", path), "loss", &steps, values, &n), DS_OK);
+    free(steps);
+    return n;
+}
+
+static void assert_same_checkpoint(const char *a, const char *b, int step) {
+    static const char *const files[] = {"model.safetensors", "optimizer.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        char path[512], name[128], x[DS_MD5_HEX], y[DS_MD5_HEX];
+        snprintf(name, sizeof name, "checkpoints/step-%08d/%s", step, files[i]);
+        assert_int_equal(ds_md5_of_file(file_in(a, name, path), x), DS_OK);
+        assert_int_equal(ds_md5_of_file(file_in(b, name, path), y), DS_OK);
+        assert_string_equal(x, y);
+    }
+}
+
+static void test_the_loss_falls(void **state) {
+    (void)state;
+    const char *const overrides[] = {"training.steps=150"};
+    run("learn", overrides, 1);
+    double *loss = NULL;
+    const size_t n = losses("learn", &loss);
+    assert_int_equal(n, 150);
+    assert_true(fabs(loss[0] - log(VOCAB)) < 0.3); /* a fresh model knows nothing */
+    assert_true(loss[n - 1] < 2.4);
+    free(loss);
+}
+
+static void test_resuming_is_bitwise(void **state) {
+    (void)state;
+    const char *const whole[] = {"checkpoint.interval=10"};
+    const char *const half[] = {"training.steps=10", "schedule.decay_steps=20"};
+    const char *const rest[] = {"schedule.decay_steps=20"};
+    run("whole", whole, 1);
+    run("halves", half, 2);
+    assert_same_checkpoint("whole", "halves", 10);
+    run("halves", rest, 1);
+    assert_same_checkpoint("whole", "halves", 20);
+}
+
+static void test_a_damaged_checkpoint_is_passed_over(void **state) {
+    (void)state;
+    const char *const overrides[] = {"checkpoint.interval=10"};
+    char path[512], found[PATH_MAX];
+    run("damaged", overrides, 1);
+    FILE *f = fopen(file_in("damaged", "checkpoints/step-00000020/model.safetensors", path), "r+b");
+    assert_non_null(f);
+    fseek(f, -5, SEEK_END);
+    fputc(0x5A, f); /* a flipped byte */
+    fclose(f);
+    assert_int_equal(ds_checkpoint_verify(file_in("damaged", "checkpoints/step-00000020", path)),
+                     DS_CORRUPT);
+    assert_non_null(strstr(ds_error(), "model.safetensors"));
+    assert_int_equal(ds_checkpoint_find(file_in("damaged", "checkpoints", path), found), DS_OK);
+    assert_non_null(strstr(found, "step-00000010"));
+    run("damaged", overrides, 1); /* from step 10 on again */
+    run("intact", overrides, 1);
+    assert_same_checkpoint("damaged", "intact", 20);
+}
+
+static void test_a_full_disk_keeps_the_former_checkpoint(void **state) {
+    (void)state;
+    char path[512], found[PATH_MAX];
+    for (int kind = DS_FAULT_WRITE; kind < DS_FAULT_KINDS; kind++) {
+        ds_train_config config;
+        const char *const overrides[] = {"checkpoint.interval=10", "checkpoint.resume=never"};
+        configure("full", overrides, 2, &config);
+        ds_trainer *t = open_trainer(&config);
+        assert_int_equal(ds_trainer_run(t), DS_OK);
+        ds_trainer_free(t);
+        ds_backend *b = NULL;
+        ds_state *s = NULL;
+        ds_graph *g = ds_graph_new();
+        ds_checkpoint_writer *w = NULL;
+        assert_int_equal(ds_backend_open("ref", (ds_backend_opts){0}, &b), DS_OK);
+        assert_int_equal(ds_state_new(b, &s), DS_OK);
+        ds_graph_param(g, "w", 1, (int64_t[]){1000}, DS_INIT_ONES);
+        assert_int_equal(ds_state_declare(s, g), DS_OK);
+        assert_int_equal(ds_state_init(s, 1), DS_OK);
+        assert_int_equal(
+            ds_checkpoint_writer_new(file_in("full", "checkpoints", path), 0, true, &w), DS_OK);
+        const ds_checkpoint_file file = {"trainer.json", "{}"};
+        ds_fault_arm((ds_fault)kind, 2);
+        assert_int_equal(ds_checkpoint_write(w, s, 30, &file, 1), DS_OK); /* in the background */
+        assert_int_equal(ds_checkpoint_wait(w), DS_IO);
+        ds_fault_arm((ds_fault)kind, 0);
+        assert_int_equal(ds_checkpoint_find(file_in("full", "checkpoints", path), found), DS_OK);
+        assert_non_null(strstr(found, "step-00000020"));
+        ds_checkpoint_writer_free(w);
+        ds_graph_free(g);
+        ds_state_free(s);
+        ds_backend_close(b);
+        ds_train_config_free(&config);
+    }
+}
+
+/* The final loss of a run with these overrides. */
+static double final_loss(const char *folder, const char *const *overrides, size_t n) {
+    double *loss = NULL;
+    run(folder, overrides, n);
+    const size_t count = losses(folder, &loss);
+    const double last = loss[count - 1];
+    free(loss);
+    return last;
+}
+
+static void test_no_switch_changes_the_result(void **state) {
+    (void)state;
+    const double plain = final_loss("plain", NULL, 0);
+    const struct {
+        const char *folder;
+        const char *overrides[3];
+        size_t n;
+        double tolerance;
+    } runs[] = {
+        {"accumulate",
+         {"training.micro_batch=1", "training.gradient_accumulation_steps=4"},
+         2,
+         1e-4},
+        {"selective", {"memory.recompute=selective"}, 1, 1e-5},
+        {"recompute", {"memory.recompute=full"}, 1, 1e-5},
+        {"offload", {"memory.offload=host"}, 1, 1e-5},
+        {"unfused", {"kernels.fuse=false"}, 1, 1e-4},
+        {"reference", {"device=ref"}, 1, 1e-3},
+        {"bf16", {"precision.mode=mixed", "precision.bf16=true"}, 2, 0.02},
+        {"fp16", {"precision.mode=mixed", "precision.bf16=false", "precision.fp16=true"}, 3, 0.02},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        const double loss = final_loss(runs[i].folder, runs[i].overrides, runs[i].n);
+        if (!(fabs(loss - plain) <= runs[i].tolerance))
+            fail_msg("%s: loss %.6f, plain %.6f", runs[i].folder, loss, plain);
+    }
+}
+
+static void test_a_bad_gradient_is_named(void **state) {
+    (void)state;
+    ds_train_config config;
+    const char *const overrides[] = {"optimizer.learning_rate=1e30", "optimizer.grad_clip=0",
+                                     "optimizer.name=sgd", "schedule.warmup_steps=0"};
+    configure("explode", overrides, 4, &config);
+    ds_trainer *t = open_trainer(&config);
+    if (ds_trainer_run(t) != DS_NUMERIC)
+        fail_msg("%s", ds_error());
+    assert_non_null(strstr(ds_error(), "transformer."));
+    ds_trainer_free(t);
+    ds_train_config_free(&config);
+}
+
+static void test_wrong_data_is_refused_by_name(void **state) {
+    (void)state;
+    const struct {
+        const char *override, *message;
+    } cases[] = {
+        {"model.vocab_size=40", "39"},       {"data.train=/nowhere/corpus", "/nowhere/corpus"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_train_config config;
+        ds_trainer *t = NULL;
+        configure("refused", &cases[i].override, 1, &config);
+        assert_int_not_equal(ds_trainer_new(&config, (ds_trainer_opts){.progress_fd = -1}, &t),
+                             DS_OK);
+        if (!strstr(ds_error(), cases[i].message))
+            fail_msg("%s gives: %s", cases[i].override, ds_error());
+        ds_train_config_free(&config);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_resuming_is_bitwise),
+        cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
+        cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
+        cmocka_unit_test(test_no_switch_changes_the_result),
+        cmocka_unit_test(test_a_bad_gradient_is_named),
+        cmocka_unit_test(test_wrong_data_is_refused_by_name),
+    };
+    return cmocka_run_group_tests(tests, make_corpus, remove_corpus);
+}

@@ -1,0 +1,245 @@
+/* deepseek-generate: text out of a trained model. */
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "deepseek/inference.h"
+#include "deepseek/safetensors.h"
+#include "deepseek/tokenizer.h"
+#include "train/checkpoint.h"
+
+static const char USAGE[] =
+    "usage: deepseek-generate --model FOLDER [--prompt TEXT] [options]\n"
+    "\n"
+    "Continues a text with a trained decoder. FOLDER is a Hugging Face folder (config.json,\n"
+    "model.safetensors, tokenizer.json), a checkpoint, or a run folder: then its newest whole\n"
+    "checkpoint is taken.\n"
+    "    deepseek-generate --model out/demo --prompt 'And God said'\n"
+    "\n"
+    "  -m, --model FOLDER      where the model is\n"
+    "  -p, --prompt TEXT       what to continue (default: standard input)\n"
+    "  -n, --max-tokens N      tokens to write at most (default 200)\n"
+    "      --temperature T     0 takes the likeliest token each time (default 0.8)\n"
+    "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
+    "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
+    "      --seed N            of the draw (default 1)\n"
+    "      --precision NAME    fp32 (default) or bf16\n"
+    "      --device NAME       cpu (default) or ref\n"
+    "      --threads N         default: all cores\n"
+    "  -v, --verbose           rate and times on standard error\n"
+    "  -h, --help              this text\n";
+
+typedef struct request {
+    const char *model, *prompt, *device;
+    int64_t max_tokens;
+    ds_sampling sampling;
+    ds_precision precision;
+    int threads;
+    bool verbose;
+} request;
+
+typedef struct session {
+    char folder[PATH_MAX];
+    ds_model_config config;
+    ds_tokenizer *tokenizer;
+    ds_backend *backend;
+    ds_state *state;
+    ds_generator *generator;
+} session;
+
+static int fail(void) {
+    fprintf(stderr, "deepseek-generate: %s\n", ds_error());
+    return 1;
+}
+
+/* The model's own folder, or the newest checkpoint below a run folder. */
+static ds_status find_model(const char *path, char out[PATH_MAX]) {
+    char inner[PATH_MAX];
+    snprintf(inner, sizeof inner, "%s/checkpoints", path);
+    if (ds_folder_exists(inner))
+        return ds_checkpoint_find(inner, out);
+    snprintf(out, PATH_MAX, "%s", path);
+    return DS_OK;
+}
+
+static ds_status open_session(const request *r, session *s) {
+    ds_status status = find_model(r->model, s->folder);
+    if (status == DS_OK)
+        status = ds_model_config_load(s->folder, &s->config);
+    if (status == DS_OK)
+        status = ds_tokenizer_load(s->folder, &s->tokenizer);
+    if (status == DS_OK)
+        status = ds_backend_open(r->device, (ds_backend_opts){r->threads}, &s->backend);
+    if (status == DS_OK)
+        status = ds_state_new(s->backend, &s->state);
+    if (status == DS_OK)
+        status = ds_generator_new(s->state, &s->config, s->config.max_seq_len, r->precision,
+                                  &s->generator);
+    if (status == DS_OK)
+        status = ds_checkpoint_load(s->folder, s->state, true);
+    return status;
+}
+
+static void close_session(session *s) {
+    ds_generator_free(s->generator);
+    ds_state_free(s->state);
+    ds_backend_close(s->backend);
+    ds_tokenizer_free(s->tokenizer);
+}
+
+/* Writes what is certain of the text so far; false once standard output is gone. */
+static bool print_piece(ds_status status, const char *text, size_t length) {
+    return status == DS_OK && fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
+}
+
+static ds_status continue_text(const request *r, session *s, ds_detokenizer *stream) {
+    const int32_t end = ds_tokenizer_eos(s->tokenizer);
+    const char *text = NULL;
+    size_t length = 0;
+    const double start = ds_clock_s();
+    int64_t written = 0;
+    for (; written < r->max_tokens; written++) {
+        int32_t id = -1;
+        const ds_status status = ds_generator_next(s->generator, r->sampling, &id);
+        if (status == DS_NOT_FOUND || id == end)
+            break; /* the context is full, or the text has come to its end */
+        if (status != DS_OK)
+            return status;
+        if (!print_piece(ds_detokenizer_push(stream, id, &text, &length), text, length))
+            break;
+    }
+    print_piece(ds_detokenizer_finish(stream, &text, &length), text, length);
+    putchar('\n');
+    const double elapsed = ds_clock_s() - start;
+    if (r->verbose)
+        fprintf(stderr, "%lld tokens in %.2f s, %.1f tokens/s\n", (long long)written, elapsed,
+                (double)written / elapsed);
+    return DS_OK;
+}
+
+static ds_status generate(const request *r, session *s, const char *prompt) {
+    int32_t *ids = NULL;
+    size_t n = 0;
+    const double start = ds_clock_s();
+    ds_status status = ds_tokenizer_encode(s->tokenizer, prompt, strlen(prompt), &ids, &n);
+    if (status != DS_OK)
+        return status;
+    int32_t begin = ds_tokenizer_bos(s->tokenizer);
+    if (n == 0 && begin < 0)
+        begin = ds_tokenizer_eos(s->tokenizer); /* GPT-2 begins a text with the end of the last */
+    if (n == 0 && begin >= 0)
+        status = ds_generator_feed(s->generator, &begin, 1);
+    if (status == DS_OK && n > 0)
+        status = ds_generator_feed(s->generator, ids, (int64_t)n);
+    free(ids);
+    if (r->verbose)
+        fprintf(stderr, "%zu prompt tokens in %.3f s\n", n, ds_clock_s() - start);
+    ds_detokenizer *stream = status == DS_OK ? ds_detokenizer_new(s->tokenizer) : NULL;
+    if (status == DS_OK && !stream)
+        return DS_OUT_OF_MEMORY;
+    if (status == DS_OK) {
+        fputs(prompt, stdout);
+        status = continue_text(r, s, stream);
+    }
+    ds_detokenizer_free(stream);
+    return status;
+}
+
+static char *read_stdin(void) {
+    size_t size = 0, capacity = 1 << 16;
+    char *text = malloc(capacity);
+    while (text) {
+        size += fread(text + size, 1, capacity - size - 1, stdin);
+        if (size < capacity - 1)
+            break;
+        char *larger = realloc(text, capacity *= 2);
+        if (!larger)
+            free(text);
+        text = larger;
+    }
+    if (text)
+        text[size] = '\0';
+    return text;
+}
+
+static double number(const char *what, const char *text, double low, double high) {
+    char *end = NULL;
+    const double value = strtod(text, &end);
+    if (*text && *end == '\0' && value >= low && value <= high)
+        return value;
+    fprintf(stderr, "deepseek-generate: %s must be a number from %g to %g, not \"%s\"\n", what, low,
+            high, text);
+    exit(2);
+}
+
+enum { TEMPERATURE = 256, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
+
+/* -1: go on; else the exit status. */
+static int parse(int argc, char **argv, request *r) {
+    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+                                            {"prompt", required_argument, NULL, 'p'},
+                                            {"max-tokens", required_argument, NULL, 'n'},
+                                            {"temperature", required_argument, NULL, TEMPERATURE},
+                                            {"top-k", required_argument, NULL, TOP_K},
+                                            {"top-p", required_argument, NULL, TOP_P},
+                                            {"seed", required_argument, NULL, SEED},
+                                            {"precision", required_argument, NULL, PRECISION},
+                                            {"device", required_argument, NULL, DEVICE},
+                                            {"threads", required_argument, NULL, THREADS},
+                                            {"verbose", no_argument, NULL, 'v'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    for (int o; (o = getopt_long(argc, argv, "m:p:n:vh", options, NULL)) != -1;) {
+        switch (o) {
+        case 'm': r->model = optarg; break;
+        case 'p': r->prompt = optarg; break;
+        case 'n': r->max_tokens = (int64_t)number("--max-tokens", optarg, 0, 1e9); break;
+        case TEMPERATURE:
+            r->sampling.temperature = (float)number("--temperature", optarg, 0, 100);
+            break;
+        case TOP_K: r->sampling.top_k = (int)number("--top-k", optarg, 0, 1e9); break;
+        case TOP_P: r->sampling.top_p = (float)number("--top-p", optarg, 0, 1); break;
+        case SEED: r->sampling.seed = (uint64_t)number("--seed", optarg, 0, 1e15); break;
+        case THREADS: r->threads = (int)number("--threads", optarg, 1, 4096); break;
+        case DEVICE: r->device = optarg; break;
+        case PRECISION:
+            if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
+                fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");
+                return 2;
+            }
+            r->precision = *optarg == 'b' ? DS_PRECISION_BF16 : DS_PRECISION_FULL;
+            break;
+        case 'v': r->verbose = true; break;
+        case 'h': fputs(USAGE, stdout); return 0;
+        default: fputs("Try `deepseek-generate --help`.\n", stderr); return 2;
+        }
+    }
+    if (!r->model || optind < argc) {
+        fputs(USAGE, stderr);
+        return 2;
+    }
+    return -1;
+}
+
+int main(int argc, char **argv) {
+    request r = {.device = "cpu",
+                 .max_tokens = 200,
+                 .precision = DS_PRECISION_FULL,
+                 .sampling = {.temperature = 0.8f, .top_k = 40, .seed = 1}};
+    const int early = parse(argc, argv, &r);
+    if (early >= 0)
+        return early;
+    char *input = r.prompt ? NULL : read_stdin();
+    const char *prompt = r.prompt ? r.prompt : input ? input : "";
+    static session s;
+    ds_status status = open_session(&r, &s);
+    if (status == DS_OK)
+        status = generate(&r, &s, prompt);
+    close_session(&s);
+    free(input);
+    return status == DS_OK ? 0 : fail();
+}

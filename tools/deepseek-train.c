@@ -1,0 +1,198 @@
+/* deepseek-train: trains a model as a YAML file says. */
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/supervise.h"
+#include "deepseek/train.h"
+
+static const char USAGE[] =
+    "usage: deepseek-train --config FILE [options] [key=value …]\n"
+    "\n"
+    "Trains a language model on token files made by `deepseek-tokenize encode`. What to train, on\n"
+    "what and how is said by the YAML file; every key can be overridden on the command line:\n"
+    "    deepseek-train --config configs/demo.yaml optimizer.learning_rate=5e-4 "
+    "training.steps=200\n"
+    "The run folder (checkpoint.directory) gets checkpoints in Hugging Face's layout, "
+    "metrics.jsonl,\n"
+    "TensorBoard events and loss.svg. Ctrl-C saves and ends; the same command goes on from there.\n"
+    "\n"
+    "  -c, --config FILE       the configuration (docs/config.md describes every key)\n"
+    "      --resume WHAT       auto (default: the newest whole checkpoint), never, or a "
+    "checkpoint\n"
+    "      --threads N         CPU threads (default: all cores)\n"
+    "      --device NAME       cpu or ref\n"
+    "      --dry-run           check everything, print the plan and its memory, and stop\n"
+    "      --print-graph[=dot] print the graph after each pass as text (or Graphviz), and stop\n"
+    "      --supervise         restart from the newest whole checkpoint after a crash\n"
+    "      --help-keys         every key of the configuration with its default\n"
+    "      --schema            the configuration as a JSON schema\n"
+    "  -h, --help              this text\n"
+    "      --version           the version\n";
+
+typedef struct arguments {
+    const char *config;
+    const char *overrides[256];
+    size_t n_overrides;
+    char texts[8][512]; /* overrides made from flags */
+    int n_texts;
+    bool dry_run, print_graph, dot, supervise;
+} arguments;
+
+static void add_override(arguments *a, const char *override) {
+    if (a->n_overrides < sizeof a->overrides / sizeof *a->overrides)
+        a->overrides[a->n_overrides++] = override;
+}
+
+static void override_flag(arguments *a, const char *key, const char *value) {
+    if (a->n_texts == (int)(sizeof a->texts / sizeof *a->texts))
+        return;
+    char *text = a->texts[a->n_texts++];
+    snprintf(text, sizeof a->texts[0], "%s=%s", key, value);
+    add_override(a, text);
+}
+
+static void print_owned(char *text) {
+    fputs(text ? text : "out of memory\n", stdout);
+    free(text);
+}
+
+enum { RESUME = 256, THREADS, DEVICE, DRY_RUN, PRINT_GRAPH, SUPERVISE, HELP_KEYS, SCHEMA, VERSION };
+
+/* -1: go on; else the exit status. */
+static int parse(int argc, char **argv, arguments *a) {
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"resume", required_argument, NULL, RESUME},
+                                            {"threads", required_argument, NULL, THREADS},
+                                            {"device", required_argument, NULL, DEVICE},
+                                            {"dry-run", no_argument, NULL, DRY_RUN},
+                                            {"print-graph", optional_argument, NULL, PRINT_GRAPH},
+                                            {"supervise", no_argument, NULL, SUPERVISE},
+                                            {"help-keys", no_argument, NULL, HELP_KEYS},
+                                            {"schema", no_argument, NULL, SCHEMA},
+                                            {"version", no_argument, NULL, VERSION},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
+    for (int o; (o = getopt_long(argc, argv, "c:h", options, NULL)) != -1;) {
+        switch (o) {
+        case 'c': a->config = optarg; break;
+        case RESUME: override_flag(a, "checkpoint.resume", optarg); break;
+        case THREADS: override_flag(a, "threads", optarg); break;
+        case DEVICE: override_flag(a, "device", optarg); break;
+        case DRY_RUN: a->dry_run = true; break;
+        case SUPERVISE: a->supervise = true; break;
+        case PRINT_GRAPH:
+            a->print_graph = true;
+            a->dot = optarg && strcmp(optarg, "dot") == 0;
+            break;
+        case HELP_KEYS: print_owned(ds_train_config_help()); return 0;
+        case SCHEMA: print_owned(ds_train_config_schema()); return 0;
+        case VERSION: puts("deepseek-train " DS_VERSION); return 0;
+        case 'h': fputs(USAGE, stdout); return 0;
+        default: fputs("Try `deepseek-train --help`.\n", stderr); return 2;
+        }
+    }
+    for (int i = optind; i < argc; i++) {
+        if (!strchr(argv[i], '=')) {
+            fprintf(stderr, "deepseek-train: \"%s\" is not key=value\n", argv[i]);
+            return 2;
+        }
+        add_override(a, argv[i]);
+    }
+    if (!a->config) {
+        fputs(USAGE, stderr);
+        return 2;
+    }
+    return -1;
+}
+
+static ds_trainer *running; /* what the signal handler stops */
+static volatile sig_atomic_t n_signals;
+static volatile sig_atomic_t deadline_s;
+
+static void on_signal(int signal) {
+    if (n_signals++ > 0)
+        _exit(128 + signal); /* asked twice: at once */
+    ds_trainer_stop(running);
+    alarm((unsigned)deadline_s);
+}
+
+static void on_deadline(int signal) {
+    (void)signal;
+    static const char text[] = "\ndeepseek-train: the deadline passed before the checkpoint was "
+                               "written; the one before it is whole\n";
+    (void)!write(STDERR_FILENO, text, sizeof text - 1);
+    _exit(1);
+}
+
+static void install_handlers(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_deadline;
+    sigaction(SIGALRM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static void print_stage(const char *stage, const ds_graph *g, void *context) {
+    const arguments *a = context;
+    printf(a->dot ? "// after %s\n" : "# after %s\n", stage);
+    ds_graph_print(g, stdout, a->dot);
+}
+
+static int fail(void) {
+    fprintf(stderr, "deepseek-train: %s\n", ds_error());
+    return 1;
+}
+
+static int train(const ds_train_config *config, arguments *a) {
+    ds_trainer_opts opts = {.progress_fd = a->dry_run ? -1 : STDOUT_FILENO,
+                            .plan_only = a->dry_run};
+    if (a->print_graph) {
+        opts.on_stage = print_stage;
+        opts.context = a;
+        opts.plan_only = true;
+        opts.progress_fd = -1;
+    }
+    deadline_s =
+        config->checkpoint.deadline_s > 1 ? (sig_atomic_t)config->checkpoint.deadline_s : 1;
+    ds_trainer *trainer = NULL;
+    if (ds_trainer_new(config, opts, &trainer) != DS_OK)
+        return fail();
+    int status = 0;
+    if (a->dry_run) {
+        ds_trainer_print_plan(trainer, stdout);
+    } else if (!a->print_graph) {
+        running = trainer;
+        install_handlers();
+        status = ds_trainer_run(trainer) == DS_OK ? 0 : fail();
+    }
+    alarm(0);
+    ds_trainer_free(trainer);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    arguments a = {0};
+    const int early = parse(argc, argv, &a);
+    if (early >= 0)
+        return early;
+    ds_train_config config;
+    if (ds_train_config_load(a.config, a.overrides, a.n_overrides, &config) != DS_OK) {
+        fail();
+        return 2;
+    }
+    const bool supervise =
+        (a.supervise || config.supervise.enabled) && !a.dry_run && !a.print_graph;
+    const ds_supervise_opts opts = {.max_restarts = config.supervise.max_restarts,
+                                    .backoff_s = config.supervise.backoff_s,
+                                    .max_backoff_s = config.supervise.max_backoff_s};
+    int status = supervise ? ds_supervise(opts) : -1;
+    if (status < 0) /* not supervised, or we are the supervised child */
+        status = train(&config, &a);
+    ds_train_config_free(&config);
+    return status;
+}
