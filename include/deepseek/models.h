@@ -3,13 +3,15 @@
  *     ds_model_config config;
  *     ds_model_preset("gpt2-124m", &config);
  *     ds_graph *g = ds_graph_new();
- *     ds_model_build_training(g, &config, 4, 1024);        // inputs "tokens", "labels"; output
- * "loss" printf("%lld parameters\n", (long long)ds_model_n_params(&config)); ds_graph_free(g);
+ *     ds_model_build_training(g, &config, 4, 1024); // inputs "tokens", "labels"; output "loss"
+ *     printf("%lld parameters\n", (long long)ds_model_n_params(&config));
+ *     ds_graph_free(g);
  *
  * Parameters bear the names of the family's Hugging Face checkpoints, so loading is a lookup. */
 #ifndef DEEPSEEK_MODELS_H
 #define DEEPSEEK_MODELS_H
 
+#include "deepseek/compile.h"
 #include "deepseek/graph.h"
 
 #ifdef __cplusplus
@@ -41,7 +43,6 @@ typedef struct ds_model_config {
     int64_t n_experts, experts_per_token;
     float router_loss_weight;     /* of the load-balancing loss */
     int64_t type_vocab_size;      /* BERT: segments */
-    bool interleaved_rotary;      /* rotated pairs are neighbours (llama2.c) instead of halves */
     int64_t bos_token, eos_token; /* -1: none */
 } ds_model_config;
 
@@ -56,8 +57,8 @@ DS_API ds_status ds_model_preset(const char *name, ds_model_config *out);
 /* The i-th preset, NULL past the last; static. */
 DS_API const ds_model_preset_info *ds_model_preset_at(size_t i);
 
-/* Hugging Face config.json: a file, or the folder that holds it. Unknown architectures and missing
- * keys are named. */
+/* Hugging Face config.json: a file, or the folder that holds it; or the header of a llama2.c .bin.
+ * Unknown architectures and missing keys are named. */
 DS_API ds_status ds_model_config_load(const char *path, ds_model_config *out);
 /* The same as text, the caller's to free(); NULL when out of memory. */
 DS_API char *ds_model_config_json(const ds_model_config *config);
@@ -65,6 +66,13 @@ DS_API char *ds_model_config_json(const ds_model_config *config);
  * n_heads 7". */
 DS_API ds_status ds_model_config_check(const ds_model_config *config);
 DS_API const char *ds_architecture_name(ds_architecture architecture);
+
+/* Reads a trained model's parameters into a state that has them declared (ds_state_declare, or a
+ * compiled program). path: a folder with model.safetensors (or its index and shards), such a file,
+ * or a llama2.c .bin. f32, bf16 and f16 tensors are read; so are the older names that published
+ * checkpoints bear, tied projections under either name, and experts one tensor each or stacked. A
+ * tensor missing, left over or of another shape is named, and then the state is as before. */
+DS_API ds_status ds_model_load(const char *path, const ds_model_config *config, ds_state *state);
 
 /* Number of trained numbers; 0 if the configuration is invalid. */
 DS_API int64_t ds_model_n_params(const ds_model_config *config);

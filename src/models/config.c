@@ -104,6 +104,10 @@ ds_status ds_model_config_check(const ds_model_config *c) {
                        (long long)c->experts_per_token, (long long)c->n_experts);
     if (c->architecture == DS_BERT && c->type_vocab_size < 1)
         return ds_fail(DS_INVALID, "type_vocab_size must be at least 1");
+    if (!(c->norm_eps > 0 && c->norm_eps < 1))
+        return ds_fail(DS_INVALID, "norm_eps %g is not in (0, 1)", (double)c->norm_eps);
+    if (is_llama && !(c->rope_theta > 0))
+        return ds_fail(DS_INVALID, "rope_theta %g is not above 0", (double)c->rope_theta);
     if (!(c->dropout >= 0 && c->dropout < 1))
         return ds_fail(DS_INVALID, "dropout %g is not in [0, 1)", (double)c->dropout);
     return DS_OK;

@@ -7,7 +7,7 @@ static const float INIT_STD = 0.02f; /* initializer_range of the published confi
 static ds_node *attention(ds_graph *g, const ds_model_config *c, const ds_model_inputs *in,
                           int64_t layer, ds_node *x) {
     const ds_init init = DS_INIT_NORMAL(INIT_STD);
-    const ds_rotary_opts rotary = {.theta = c->rope_theta, .interleaved = c->interleaved_rotary};
+    const ds_rotary_opts rotary = {.theta = c->rope_theta};
     ds_graph_push(g, "self_attn");
     ds_node *q = ds_nn_linear(g, "q_proj", x, c->n_heads * c->head_dim, false, init);
     ds_node *k = ds_nn_linear(g, "k_proj", x, c->n_kv_heads * c->head_dim, false, init);
