@@ -109,10 +109,12 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
             break; /* the context is full, or the text has come to its end */
         if (status != DS_OK)
             return status;
-        if (!print_piece(ds_detokenizer_push(stream, id, &text, &length), text, length))
+        const ds_status pushed = ds_detokenizer_push(stream, id, &text, &length);
+        if (!print_piece(pushed, text, length))
             break;
     }
-    print_piece(ds_detokenizer_finish(stream, &text, &length), text, length);
+    const ds_status finished = ds_detokenizer_finish(stream, &text, &length);
+    print_piece(finished, text, length);
     putchar('\n');
     const double elapsed = ds_clock_s() - start;
     if (r->verbose)
