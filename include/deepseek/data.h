@@ -7,6 +7,16 @@
  *     ds_indexed_read(corpus, 0, 16, ids); // the first 16 tokens of the stream
  *     ds_indexed_close(corpus);
  *
+ * and a loader over it:
+ *
+ *     const ds_loader_source source = {.path = "run/bible", .weight = 1};
+ *     const ds_loader_opts opts = {
+ *         .sources = &source, .n_sources = 1, .seq_len = 256, .vocab_size = 8192, .seed = 1};
+ *     ds_loader *loader;
+ *     const ds_batch *batch;
+ *     ds_loader_open(&opts, &loader);
+ *     ds_loader_next(loader, 8, &batch); // batch->tokens: [8, 256]
+ *
  * Terms. A document is one text: a file, or one line of a .jsonl file. An indexed dataset is
  * Megatron-LM's pair of files: PREFIX.bin holds the token ids of all documents end to end (the
  * stream), PREFIX.idx says where each document starts. Both are memory-mapped, never loaded whole.
@@ -127,10 +137,12 @@ DS_API void ds_indexed_close(ds_indexed *data);
 
 /* ---- Batches -------------------------------------------------------------------------------- */
 
+enum { DS_LABEL_IGNORED = -100 }; /* a label that counts for nothing */
+
 /* One corpus of a mixture. */
 typedef struct ds_loader_source {
     const char *path; /* PREFIX of an indexed dataset */
-    double weight;    /* share of the samples, relative to the others */
+    double weight;    /* share of the samples, relative to the others; above 0 */
 } ds_loader_source;
 
 typedef struct ds_loader_opts {
@@ -139,31 +151,52 @@ typedef struct ds_loader_opts {
     int64_t seq_len;    /* tokens a sample */
     int64_t vocab_size; /* ids at or above it are refused at opening */
     uint64_t seed;
-    double validation_fraction; /* the last so many of each source's samples are held out */
+    double validation_fraction; /* of each source's tokens, at the end of its stream, held out */
     bool validation;            /* read what is held out instead of the rest */
     bool masked;                /* masked language modelling with sentence pairs (BERT) */
     double mask_probability;    /* 0: 0.15 */
     int32_t mask_token, cls_token, sep_token; /* of masked */
+    int32_t pad_token;    /* of masked: behind pairs that are short; 0 as in BERT's vocabularies */
+    bool single_span;     /* masked: [CLS] span [SEP] without pairs */
+    bool sequential;      /* samples in the order of the text, not shuffled */
+    bool reset_positions; /* positions start at 0 with each document */
+    bool no_prefetch;     /* make batches in the calling thread only */
 } ds_loader_opts;
 
-/* Samples of one micro-batch; borrowed from the loader until its next call. A sample is seq_len
- * consecutive tokens of a source's stream; documents follow each other without padding. */
+/* Samples first_sample … first_sample + batch - 1 of the run; borrowed from the loader until its
+ * next call. All arrays row-major. */
 typedef struct ds_batch {
     int64_t batch, seq_len;
     int32_t *tokens;        /* [batch, seq_len] */
     int32_t *labels;        /* [batch, seq_len]: the token to predict at each place; -100: none */
     int32_t *segment_ids;   /* masked: [batch, seq_len], 0 first sentence, 1 second; else NULL */
     int32_t *lengths;       /* masked: [batch] tokens that are no padding; else NULL */
-    int32_t *next_sentence; /* masked: [batch], 0: the second follows the first; 1: it does not */
+    int32_t *next_sentence; /* masked: [batch], 0: the second follows the first; 1: it does not;
+                               -100: there are no pairs; else NULL */
     int64_t n_predicted;    /* labels that are not -100 */
+    int32_t *positions;     /* [batch, seq_len] */
+    int32_t *documents;     /* [batch, seq_len] 0, 1, …: which document of the sample */
+    int64_t first_sample;
 } ds_batch;
 
 typedef struct ds_loader ds_loader;
 
-/* The order of samples is fixed by the seed and the sources alone: sample number i of the run is
- * the same whatever the batch size and the number of ranks. In each epoch every sample of a source
- * comes once, shuffled by a keyed permutation that takes no memory. Several sources are interleaved
- * by weight. The loader's whole state is the number of samples consumed. */
+/* Opens the sources and serves them as samples in one global order: sample number i of the run
+ * follows from i, the seed and the sources alone, whatever the batch sizes and the number of ranks.
+ * Sources take turns in proportion to their weights (exact to 1/16384). Each is a sequence of
+ * epochs; in an epoch each of its samples comes once, shuffled by a keyed permutation that takes no
+ * memory. The loader's whole state is the number of samples consumed.
+ *   causal: samples are blocks of seq_len tokens, and the one behind as the last label, end to end
+ *     through all documents. Each epoch shifts the blocks so that cuts differ (with 32 samples or
+ *     more, unless sequential).
+ *   masked: [CLS] A [SEP] B [SEP]. A, and B when it follows A, lie in one document; what is shorter
+ *     than seq_len is padded at its end.
+ * The part held out is the tail of each stream: validation_fraction of its tokens, at least one
+ * sample, begun at the next document start when that keeps half of it. It depends neither on the
+ * seed nor on the order.
+ * First all ids are compared with vocab_size (a note goes to the log when that takes a while).
+ * DS_INVALID for an id, option or weight out of range, or a source with less than one sample;
+ * DS_CORRUPT and DS_NOT_FOUND as ds_indexed_open. */
 DS_API ds_status ds_loader_open(const ds_loader_opts *opts, ds_loader **out);
 /* NULL is fine. */
 DS_API void ds_loader_close(ds_loader *loader);
@@ -172,8 +205,17 @@ DS_API int64_t ds_loader_samples(const ds_loader *loader);
 /* The next sample to come is number i of the run. */
 DS_API ds_status ds_loader_seek(ds_loader *loader, int64_t i);
 DS_API int64_t ds_loader_position(const ds_loader *loader);
-/* The next n samples. */
+/* The next n samples; n may differ from call to call. A thread prepares the batch that follows
+ * meanwhile, guessing the same n. */
 DS_API ds_status ds_loader_next(ds_loader *loader, int64_t n, const ds_batch **out);
+/* One rank's share of the next global_batch samples: [first, first + n) of them; n may be 0. The
+ * position moves on by global_batch on every rank. */
+DS_API ds_status ds_loader_next_share(ds_loader *loader, int64_t global_batch, int64_t first,
+                                      int64_t n, const ds_batch **out);
+/* Where sample i of the run lies: its source, that source's epoch, and the first token of its block
+ * in the stream. Any pointer may be NULL. */
+DS_API void ds_loader_where(const ds_loader *loader, int64_t i, size_t *source, int64_t *epoch,
+                            int64_t *first_token);
 
 #ifdef __cplusplus
 }
