@@ -31,6 +31,8 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_cross_entropy,
     &ds_cpu_cross_entropy_grad,
     &ds_cpu_linear_cross_entropy,
+    &ds_cpu_attention,
+    &ds_cpu_attention_grad,
     &ds_cpu_rotary,
     &ds_cpu_dropout,
     &ds_cpu_adamw,

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backend/cpu/tiles.h"
 #include "deepseek/graph.h"
 
 /* What an optimizer needs for a block of one parameter; the formulas are in
@@ -61,6 +62,15 @@ typedef struct ds_simd {
                             float rstd, float *dx, float *dweight, float *dbias, int64_t n);
     void (*rms_norm_grad)(const float *dy, const float *x, const float *weight, float rstd,
                           float *dx, float *dweight, int64_t n);
+
+    ds_tiles tiles; /* of f32 */
+    /* One row of attention over scores[first … end), first < end: scales them, raises the running
+     * maximum and rescales sum and out accordingly, turns them into weights, adds up their sum. */
+    void (*attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
+                   float *out, int64_t n_out);
+    /* Backwards: scores become weights p, and dweights p (dweights − through) scale. */
+    void (*attend_grad)(float *scores, float *dweights, int64_t n, float scale, float lse,
+                        float through);
 
     /* Pairs (a, b) turned by angles given as cos and sin. */
     void (*rotate)(const float *a, const float *b, const float *cosine, const float *sine,

@@ -1,0 +1,47 @@
+/* What the forward and the backward kernel of attention share: the problem's sizes, which keys a
+ * query sees, and staging of rows into padded tiles. */
+#ifndef DS_CPU_ATTENTION_H
+#define DS_CPU_ATTENTION_H
+
+#include "backend/cpu/kernels.h"
+
+enum { DS_QUERY_BLOCK = 64, DS_KEY_BLOCK = 64 };
+
+typedef struct ds_attention_problem {
+    const ds_tensor *q, *k, *v; /* [batch, tokens, heads, dim], any strides */
+    int64_t batch, tokens, heads, head_dim, keys, kv_heads, v_dim, group;
+    int64_t padded_dim, padded_v_dim; /* to whole tiles */
+    const int32_t *lengths;           /* NULL: all keys */
+    ds_attention_opts opts;
+    const ds_tiles *tiles;
+} ds_attention_problem;
+
+/* q is input `first`, key_lengths input `lengths` if there are so many. */
+ds_attention_problem ds_attention_problem_of(const ds_kernel_args *args, int first, int lengths);
+
+/* Keys [*from, *to) are seen by query t of sample b. Both rise with t. */
+void ds_attention_seen(const ds_attention_problem *p, int64_t b, int64_t t, int64_t *from,
+                       int64_t *to);
+
+/* Rows [row, row + n) of one head in the dtype of the tiles, padded with zeros to n_padded rows of
+ * `padded` columns. */
+void ds_attention_stage(const ds_tensor *t, int64_t b, int64_t row, int64_t head, int64_t n,
+                        ds_dtype dtype, void *out, int64_t n_padded, int64_t padded);
+
+/* A row of one head, as f32. */
+const float *ds_attention_row(const ds_tensor *t, int64_t b, int64_t row, int64_t head,
+                              float *buffer);
+
+static inline int64_t ds_round_up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+/* Where the next `bytes` begin in a thread's part of the workspace; *at moves on. With base NULL it
+ * only counts. */
+static inline void *ds_carve(char *base, size_t *at, int64_t bytes) {
+    void *here = base ? base + *at : NULL;
+    *at += (size_t)ds_round_up(bytes, 64);
+    return here;
+}
+
+#endif
