@@ -270,7 +270,6 @@ static bool encode_file(encoder *e, const char *path) {
         ds_text_source_progress(source, &done, &total);
         meter_show(&e->meter, path, done, total, true);
     }
-    good = flush(e) && good;
     ds_text_source_close(source);
     return good;
 }
@@ -322,6 +321,7 @@ static int run_encode(options *o, const ds_tokenizer *tok) {
         good = good && encode_stdin(e);
     for (int i = 0; i < o->n_files && good; i++)
         good = encode_file(e, o->files[i]);
+    good = flush(e) && good;
     meter_end(&e->meter);
     if (good && e->writer) {
         good = ds_indexed_writer_close(e->writer) == DS_OK || failed() == 0;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/file.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -293,6 +294,59 @@ static void a_long_word_takes_no_quadratic_time(void **state) {
     ds_tokenizer_free(tok);
 }
 
+/* ---- Added tokens ------------------------------------------------------------------------- */
+
+static void added_tokens_take_what_their_flags_say(void **state) {
+    (void)state;
+    static const char json[] =
+        "{\"added_tokens\": ["
+        "{\"id\": 4, \"content\": \"<m>\", \"special\": true, \"lstrip\": true},"
+        "{\"id\": 5, \"content\": \"<r>\", \"special\": true, \"rstrip\": true},"
+        "{\"id\": 6, \"content\": \"ab\", \"special\": false, \"single_word\": true},"
+        "{\"id\": 7, \"content\": \"<m>>\", \"special\": true}],"
+        "\"model\": {\"type\": \"BPE\", \"unk_token\": \"?\", \"vocab\": {\"?\": 0, \"a\": 1, "
+        "\"b\": 2, \" \": 3}, \"merges\": []}}";
+    ds_tokenizer *tok = NULL;
+    if (ds_tokenizer_from_json(json, sizeof json - 1, &tok) != DS_OK)
+        fail_msg("%s", ds_error());
+    expect_ids(tok, "a  <m> b", 8, (int32_t[]){1, 4, 3, 2}, 4);
+    expect_ids(tok, "a <r>  b", 8, (int32_t[]){1, 3, 5, 2}, 4);
+    expect_ids(tok, "ab aab ab", 9, (int32_t[]){6, 3, 1, 1, 2, 3, 6}, 7);
+    expect_ids(tok, "<m>><m>", 7, (int32_t[]){7, 4}, 2); /* the longest at a place */
+    expect_ids(tok, "\xff", 1, (int32_t[]){0}, 1);
+    assert_false(ds_tokenizer_is_special(tok, 6));
+    assert_false(ds_tokenizer_is_special(tok, 8));
+    ds_tokenizer_free(tok);
+}
+
+/* Every allocation fails once: each time either DS_OUT_OF_MEMORY comes back or all went well. */
+static void running_out_of_memory_is_an_answer(void **state) {
+    (void)state;
+    static const char json[] =
+        "{\"normalizer\": {\"type\": \"NFC\"}, \"pre_tokenizer\": {\"type\": \"Metaspace\", "
+        "\"replacement\": \"_\"}, \"added_tokens\": [{\"id\": 4, \"content\": \"<m>\", "
+        "\"special\": true}], \"model\": {\"type\": \"BPE\", \"vocab\": {\"_\": 0, \"a\": 1, "
+        "\"_a\": 2}, \"merges\": [\"_ a\"]}}";
+    int failures = 0;
+    for (long n = 1;; n++) {
+        ds_tokenizer *tok = NULL;
+        int32_t *ids = NULL;
+        size_t count = 0;
+        ds_fault_arm(DS_FAULT_ALLOC, n);
+        ds_status status = ds_tokenizer_from_json(json, sizeof json - 1, &tok);
+        if (status == DS_OK)
+            status = ds_tokenizer_encode(tok, "a a<m>a", 7, &ids, &count);
+        ds_fault_arm(DS_FAULT_ALLOC, 0);
+        free(ids);
+        ds_tokenizer_free(tok);
+        if (status == DS_OK)
+            break;
+        assert_int_equal(status, DS_OUT_OF_MEMORY);
+        assert_true(++failures < 1000);
+    }
+    assert_true(failures > 10);
+}
+
 /* ---- Refusals ----------------------------------------------------------------------------- */
 
 static void wrong_files_are_refused_by_name(void **state) {
@@ -344,6 +398,8 @@ int main(void) {
         cmocka_unit_test(any_bytes_come_back),
         cmocka_unit_test(the_stream_never_splits_a_character),
         cmocka_unit_test(a_long_word_takes_no_quadratic_time),
+        cmocka_unit_test(added_tokens_take_what_their_flags_say),
+        cmocka_unit_test(running_out_of_memory_is_an_answer),
         cmocka_unit_test(wrong_files_are_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
