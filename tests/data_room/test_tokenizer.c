@@ -157,6 +157,14 @@ static void llama2c_tokens_round_trip(void **state) {
     ds_tokenizer_free(tok);
 }
 
+static void llama2_gives_the_published_ids(void **state) {
+    (void)state;
+    ds_tokenizer *tok = load_asset(DS_ASSETS "/llama2_sp/tokenizer.bin");
+    assert_int_equal(ds_tokenizer_vocab_size(tok), 32000);
+    check_vectors(tok, "ggml-vocab-llama-spm", 46);
+    ds_tokenizer_free(tok);
+}
+
 /* ---- Training ----------------------------------------------------------------------------- */
 
 static char *make_text(size_t words) {
@@ -394,6 +402,7 @@ int main(void) {
         cmocka_unit_test(deepseek_v3_gives_the_published_ids),
         cmocka_unit_test(a_sentencepiece_style_vocabulary_gives_the_known_ids),
         cmocka_unit_test(llama2c_tokens_round_trip),
+        cmocka_unit_test(llama2_gives_the_published_ids),
         cmocka_unit_test(training_depends_on_the_text_alone),
         cmocka_unit_test(any_bytes_come_back),
         cmocka_unit_test(the_stream_never_splits_a_character),
