@@ -6,21 +6,23 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/file.h"
 #include "deepseek/inference.h"
-#include "deepseek/safetensors.h"
 #include "deepseek/tokenizer.h"
 #include "train/checkpoint.h"
 
 static const char USAGE[] =
-    "usage: deepseek-generate --model FOLDER [--prompt TEXT] [options]\n"
+    "usage: deepseek-generate --model PATH [--prompt TEXT] [options]\n"
     "\n"
-    "Continues a text with a trained decoder. FOLDER is a Hugging Face folder (config.json,\n"
-    "model.safetensors, tokenizer.json), a checkpoint, or a run folder: then its newest whole\n"
-    "checkpoint is taken.\n"
+    "Continues a text with a trained decoder. PATH is a Hugging Face folder (config.json,\n"
+    "model.safetensors, tokenizer.json), a checkpoint, a run folder (then its newest whole\n"
+    "checkpoint is taken), or a llama2.c .bin.\n"
     "    deepseek-generate --model out/demo --prompt 'And God said'\n"
+    "    deepseek-generate --model stories260K.bin --tokenizer tok512.bin --temperature 0\n"
     "\n"
-    "  -m, --model FOLDER      where the model is\n"
+    "  -m, --model PATH        where the model is\n"
+    "      --tokenizer PATH    tokenizer.json, or llama2.c's .bin (default: beside the model)\n"
     "  -p, --prompt TEXT       what to continue (default: standard input)\n"
     "  -n, --max-tokens N      tokens to write at most (default 200)\n"
     "      --temperature T     0 takes the likeliest token each time (default 0.8)\n"
@@ -34,7 +36,7 @@ static const char USAGE[] =
     "  -h, --help              this text\n";
 
 typedef struct request {
-    const char *model, *prompt, *device;
+    const char *model, *tokenizer, *prompt, *device;
     int64_t max_tokens;
     ds_sampling sampling;
     ds_precision precision;
@@ -43,7 +45,7 @@ typedef struct request {
 } request;
 
 typedef struct session {
-    char folder[PATH_MAX];
+    char model[PATH_MAX];
     ds_model_config config;
     ds_tokenizer *tokenizer;
     ds_backend *backend;
@@ -66,12 +68,23 @@ static ds_status find_model(const char *path, char out[PATH_MAX]) {
     return DS_OK;
 }
 
+/* Beside a llama2.c model.bin lies tokenizer.bin; other models' folders hold their tokenizer. */
+static ds_status open_tokenizer(const request *r, session *s) {
+    char path[PATH_MAX];
+    if (r->tokenizer || ds_folder_exists(s->model))
+        return ds_tokenizer_load(r->tokenizer ? r->tokenizer : s->model, &s->tokenizer);
+    const char *slash = strrchr(s->model, '/');
+    const int length = slash ? (int)(slash - s->model) + 1 : 0;
+    snprintf(path, sizeof path, "%.*stokenizer.bin", length, s->model);
+    return ds_tokenizer_load(path, &s->tokenizer);
+}
+
 static ds_status open_session(const request *r, session *s) {
-    ds_status status = find_model(r->model, s->folder);
+    ds_status status = find_model(r->model, s->model);
     if (status == DS_OK)
-        status = ds_model_config_load(s->folder, &s->config);
+        status = ds_model_config_load(s->model, &s->config);
     if (status == DS_OK)
-        status = ds_tokenizer_load(s->folder, &s->tokenizer);
+        status = open_tokenizer(r, s);
     if (status == DS_OK)
         status = ds_backend_open(r->device, (ds_backend_opts){r->threads}, &s->backend);
     if (status == DS_OK)
@@ -80,7 +93,7 @@ static ds_status open_session(const request *r, session *s) {
         status = ds_generator_new(s->state, &s->config, s->config.max_seq_len, r->precision,
                                   &s->generator);
     if (status == DS_OK)
-        status = ds_checkpoint_load(s->folder, s->state, true);
+        status = ds_model_load(s->model, &s->config, s->state);
     return status;
 }
 
@@ -92,8 +105,8 @@ static void close_session(session *s) {
 }
 
 /* Writes what is certain of the text so far; false once standard output is gone. */
-static bool print_piece(ds_status status, const char *text, size_t length) {
-    return status == DS_OK && fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
+static bool print_piece(const char *text, size_t length) {
+    return fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
 }
 
 static ds_status continue_text(const request *r, session *s, ds_detokenizer *stream) {
@@ -102,19 +115,21 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
     size_t length = 0;
     const double start = ds_clock_s();
     int64_t written = 0;
-    for (; written < r->max_tokens; written++) {
+    bool open = true;
+    for (; open && written < r->max_tokens; written++) {
         int32_t id = -1;
         const ds_status status = ds_generator_next(s->generator, r->sampling, &id);
-        if (status == DS_NOT_FOUND || id == end)
-            break; /* the context is full, or the text has come to its end */
+        if (status == DS_NOT_FOUND)
+            break; /* the context is full */
         if (status != DS_OK)
             return status;
-        const ds_status pushed = ds_detokenizer_push(stream, id, &text, &length);
-        if (!print_piece(pushed, text, length))
+        if (id == end || id == s->config.eos_token)
             break;
+        DS_TRY(ds_detokenizer_push(stream, id, &text, &length));
+        open = print_piece(text, length);
     }
-    const ds_status finished = ds_detokenizer_finish(stream, &text, &length);
-    print_piece(finished, text, length);
+    DS_TRY(ds_detokenizer_finish(stream, &text, &length));
+    print_piece(text, length);
     putchar('\n');
     const double elapsed = ds_clock_s() - start;
     if (r->verbose)
@@ -123,31 +138,45 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
     return DS_OK;
 }
 
+/* A mark that texts begin with goes first. Where one mark both begins and ends texts (GPT-2), it
+ * does so only for an empty prompt. */
+static ds_status feed_prompt(session *s, const int32_t *ids, size_t n) {
+    const int32_t bos = ds_tokenizer_bos(s->tokenizer), eos = ds_tokenizer_eos(s->tokenizer);
+    const int32_t begin = bos >= 0 ? bos : eos;
+    const bool has_mark = n > 0 && ids[0] == bos; /* written out in the prompt */
+    if (begin >= 0 && (n == 0 || (bos >= 0 && bos != eos && !has_mark)))
+        DS_TRY(ds_generator_feed(s->generator, &begin, 1));
+    return n > 0 ? ds_generator_feed(s->generator, ids, (int64_t)n) : DS_OK;
+}
+
+static ds_status write_text(const request *r, session *s, const char *prompt, const int32_t *ids,
+                            size_t n) {
+    ds_detokenizer *stream = ds_detokenizer_new(s->tokenizer);
+    ds_status status = stream ? DS_OK : DS_OUT_OF_MEMORY;
+    /* the stream passes over the prompt, which is printed as it was given: some tokenizers' text
+     * depends on whether it is at the beginning */
+    for (size_t i = 0; i < n && status == DS_OK; i++) {
+        const char *text = NULL;
+        size_t length = 0;
+        status = ds_detokenizer_push(stream, ids[i], &text, &length);
+    }
+    if (status == DS_OK && print_piece(prompt, strlen(prompt)))
+        status = continue_text(r, s, stream);
+    ds_detokenizer_free(stream);
+    return status;
+}
+
 static ds_status generate(const request *r, session *s, const char *prompt) {
     int32_t *ids = NULL;
     size_t n = 0;
+    DS_TRY(ds_tokenizer_encode(s->tokenizer, prompt, strlen(prompt), &ids, &n));
     const double start = ds_clock_s();
-    ds_status status = ds_tokenizer_encode(s->tokenizer, prompt, strlen(prompt), &ids, &n);
-    if (status != DS_OK)
-        return status;
-    int32_t begin = ds_tokenizer_bos(s->tokenizer);
-    if (n == 0 && begin < 0)
-        begin = ds_tokenizer_eos(s->tokenizer); /* GPT-2 begins a text with the end of the last */
-    if (n == 0 && begin >= 0)
-        status = ds_generator_feed(s->generator, &begin, 1);
-    if (status == DS_OK && n > 0)
-        status = ds_generator_feed(s->generator, ids, (int64_t)n);
-    free(ids);
-    if (r->verbose)
+    ds_status status = feed_prompt(s, ids, n);
+    if (status == DS_OK && r->verbose)
         fprintf(stderr, "%zu prompt tokens in %.3f s\n", n, ds_clock_s() - start);
-    ds_detokenizer *stream = status == DS_OK ? ds_detokenizer_new(s->tokenizer) : NULL;
-    if (status == DS_OK && !stream)
-        return DS_OUT_OF_MEMORY;
-    if (status == DS_OK) {
-        fputs(prompt, stdout);
-        status = continue_text(r, s, stream);
-    }
-    ds_detokenizer_free(stream);
+    if (status == DS_OK)
+        status = write_text(r, s, prompt, ids, n);
+    free(ids);
     return status;
 }
 
@@ -178,11 +207,12 @@ static double number(const char *what, const char *text, double low, double high
     exit(2);
 }
 
-enum { TEMPERATURE = 256, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
+enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
     static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+                                            {"tokenizer", required_argument, NULL, TOKENIZER},
                                             {"prompt", required_argument, NULL, 'p'},
                                             {"max-tokens", required_argument, NULL, 'n'},
                                             {"temperature", required_argument, NULL, TEMPERATURE},
@@ -198,6 +228,7 @@ static int parse(int argc, char **argv, request *r) {
     for (int o; (o = getopt_long(argc, argv, "m:p:n:vh", options, NULL)) != -1;) {
         switch (o) {
         case 'm': r->model = optarg; break;
+        case TOKENIZER: r->tokenizer = optarg; break;
         case 'p': r->prompt = optarg; break;
         case 'n': r->max_tokens = (int64_t)number("--max-tokens", optarg, 0, 1e9); break;
         case TEMPERATURE:

@@ -38,7 +38,8 @@ DS_API void ds_generator_reset(ds_generator *generator);
  * appended. */
 DS_API ds_status ds_generator_feed(ds_generator *generator, const int32_t *ids, int64_t n);
 /* Draws the next token after what was fed. It is appended by the next call of next or feed. The
- * draw depends on logits, seed and position alone. DS_NOT_FOUND when the cache is full. */
+ * draw depends on logits, seed and position alone. DS_NOT_FOUND when the cache is full, DS_NUMERIC
+ * when the logits are not numbers. */
 DS_API ds_status ds_generator_next(ds_generator *generator, ds_sampling sampling, int32_t *id);
 /* Logits [vocab_size] after what was fed; borrowed, valid until the next call. NULL before any. */
 DS_API const float *ds_generator_logits(const ds_generator *generator);

@@ -1,5 +1,6 @@
 /* Generation of one sequence: a program that takes a chunk of the prompt and one that takes a
  * single token, over one key-value cache. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +8,10 @@
 #include "base/error.h"
 #include "deepseek/inference.h"
 
-enum { CHUNK = 32 }; /* prompt tokens at a time */
+enum {
+    CHUNK = 32, /* prompt tokens at a time */
+    FEW = 3     /* tokens that together cost less than a chunk */
+};
 
 struct ds_generator {
     ds_model_config config;
@@ -99,7 +103,16 @@ ds_status ds_generator_feed(ds_generator *gen, const int32_t *ids, int64_t n) {
         gen->drawn = -1;
         DS_TRY(run(gen, gen->single, &drawn, 1));
     }
+    const int64_t n_given = n;
     while (n > 0) {
+        /* The last, short piece is fed as a whole chunk that begins among the tokens before it,
+         * whose keys and values are only computed anew: dearer than a few single tokens, much
+         * cheaper than many. */
+        if (gen->chunk && n < CHUNK && n > FEW && n_given >= CHUNK) {
+            ids -= CHUNK - n;
+            gen->length -= CHUNK - n;
+            n = CHUNK;
+        }
         const int64_t count = gen->chunk && n >= CHUNK ? CHUNK : 1;
         DS_TRY(run(gen, count > 1 ? gen->chunk : gen->single, ids, count));
         ids += count;
@@ -117,6 +130,12 @@ ds_status ds_generator_next(ds_generator *gen, ds_sampling sampling, int32_t *id
     }
     if (!gen->has_logits)
         return ds_fail(DS_INVALID, "nothing was fed yet: there is nothing to go on from");
+    for (int64_t i = 0; i < gen->config.vocab_size; i++)
+        if (isnan(gen->logits[i]))
+            return ds_fail(DS_NUMERIC,
+                           "the logits after %lld tokens are not numbers: the model's "
+                           "parameters are damaged or it was trained to infinity",
+                           (long long)gen->length);
     memcpy(gen->scratch, gen->logits, (size_t)gen->config.vocab_size * sizeof *gen->scratch);
     *id = gen->drawn = ds_sample(gen->scratch, gen->config.vocab_size, sampling, gen->length);
     return DS_OK;

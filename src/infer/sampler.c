@@ -9,6 +9,7 @@
 typedef struct candidate {
     float logit;
     int32_t id;
+    double weight;
 } candidate;
 
 static int likelier_first(const void *a, const void *b) {
@@ -26,43 +27,89 @@ static int32_t likeliest(const float *logits, int64_t n) {
     return (int32_t)best;
 }
 
-/* How many of the sorted candidates may be drawn. */
-static int64_t cut(const candidate *sorted, int64_t n, const ds_sampling *s) {
-    int64_t kept = s->top_k > 0 && s->top_k < n ? s->top_k : n;
-    if (!(s->top_p > 0 && s->top_p < 1))
-        return kept;
-    double total = 0, sum = 0;
-    const double top = (double)sorted[0].logit, scale = 1 / (double)s->temperature;
-    for (int64_t i = 0; i < kept; i++)
-        total += exp(((double)sorted[i].logit - top) * scale);
-    for (int64_t i = 0; i < kept; i++) {
-        sum += exp(((double)sorted[i].logit - top) * scale);
-        if (sum >= (double)s->top_p * total)
-            return i + 1;
+/* Sinks the root of a heap whose root is the least likely. */
+static void sink(candidate *heap, int64_t n) {
+    for (int64_t i = 0, child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && likelier_first(&heap[child], &heap[child + 1]) < 0)
+            child++;
+        if (likelier_first(&heap[i], &heap[child]) >= 0)
+            return;
+        const candidate kept = heap[i];
+        heap[i] = heap[child];
+        heap[child] = kept;
     }
-    return kept;
+}
+
+/* The k likeliest of n, likeliest first. The first k, sorted falling, are a heap already turned
+ * over; each later one that is likelier than the heap's root takes its place. */
+static int64_t keep_top_k(candidate *list, int64_t n, int64_t k) {
+    qsort(list, (size_t)k, sizeof *list, likelier_first);
+    for (int64_t i = 0; i < k / 2; i++) {
+        const candidate kept = list[i];
+        list[i] = list[k - 1 - i];
+        list[k - 1 - i] = kept;
+    }
+    for (int64_t i = k; i < n; i++)
+        if (likelier_first(&list[i], &list[0]) < 0) {
+            list[0] = list[i];
+            sink(list, k);
+        }
+    qsort(list, (size_t)k, sizeof *list, likelier_first);
+    return k;
+}
+
+/* exp((logit − top) / temperature) of each. Returns their sum. */
+static double weigh(candidate *list, int64_t n, double temperature) {
+    float top = list[0].logit;
+    double total = 0;
+    for (int64_t i = 1; i < n; i++)
+        top = list[i].logit > top ? list[i].logit : top;
+    for (int64_t i = 0; i < n; i++) {
+        list[i].weight = exp(((double)list[i].logit - (double)top) / temperature);
+        total += list[i].weight;
+    }
+    return total;
+}
+
+/* The fewest of the likeliest that hold the share p of the total; *total becomes theirs. One below
+ * (1 − p)/n of the total cannot be among them: all of those together hold less than is left out. */
+static int64_t keep_top_p(candidate *list, int64_t n, double p, double *total) {
+    const double least = (1 - p) / (double)n * *total;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (list[i].weight >= least)
+            list[kept++] = list[i];
+    qsort(list, (size_t)kept, sizeof *list, likelier_first);
+    double sum = 0;
+    int64_t i = 0;
+    while (i < kept && sum < p * *total)
+        sum += list[i++].weight;
+    *total = sum;
+    return i;
 }
 
 int32_t ds_sample(float *logits, int64_t n, ds_sampling s, int64_t position) {
     if (!(s.temperature > 0) || s.top_k == 1)
         return likeliest(logits, n);
-    candidate *sorted = ds_malloc((size_t)n * sizeof *sorted);
-    if (!sorted)
+    candidate *list = ds_malloc((size_t)n * sizeof *list);
+    if (!list)
         return likeliest(logits, n);
     for (int64_t i = 0; i < n; i++)
-        sorted[i] = (candidate){isnan(logits[i]) ? -INFINITY : logits[i], (int32_t)i};
-    qsort(sorted, (size_t)n, sizeof *sorted, likelier_first);
-    const int64_t kept = cut(sorted, n, &s);
-    const double top = (double)sorted[0].logit, scale = 1 / (double)s.temperature;
-    double total = 0;
-    for (int64_t i = 0; i < kept; i++)
-        total += exp(((double)sorted[i].logit - top) * scale);
+        list[i] = (candidate){isnan(logits[i]) ? -INFINITY : logits[i], (int32_t)i, 0};
+    int64_t kept = s.top_k > 0 && s.top_k < n ? keep_top_k(list, n, s.top_k) : n;
+    double total = weigh(list, kept, (double)s.temperature);
+    if (!isfinite(total)) {
+        free(list);
+        return likeliest(logits, n);
+    }
+    if (s.top_p > 0 && s.top_p < 1)
+        kept = keep_top_p(list, kept, (double)s.top_p, &total);
     const ds_philox_block random = ds_philox(ds_mix64(s.seed), (uint64_t)position, 0);
     double left = ((double)random.word[0] + 0.5) * 0x1p-32 * total;
     int64_t i = 0;
-    while (i < kept - 1 && (left -= exp(((double)sorted[i].logit - top) * scale)) > 0)
+    while (i < kept - 1 && (left -= list[i].weight) > 0)
         i++;
-    const int32_t id = sorted[i].id;
-    free(sorted);
+    const int32_t id = list[i].id;
+    free(list);
     return id;
 }

@@ -1,0 +1,47 @@
+#!/bin/bash
+# deepseek-generate on trained models of others: llama2.c's .bin byte for byte, a Hugging Face
+# folder, and what it says to wrong arguments.
+set -eu
+generate=$1/bin/deepseek-generate
+assets=$(cd "$(dirname "$0")/../.." && pwd)/../shared/assets
+fail() {
+    echo "$1"
+    exit 1
+}
+refuses() { # message that must come, then the arguments
+    local wanted=$1 said
+    shift
+    said=$("$generate" "$@" 2>&1) && fail "accepted: $*"
+    case $said in
+    *"$wanted"*) ;;
+    *) fail "said '$said', not '$wanted'" ;;
+    esac
+}
+
+"$generate" --help >/dev/null
+refuses "usage" --prompt hello
+refuses "--temperature" --model . --temperature warm
+refuses "/nowhere: no such file" --model /nowhere --prompt hello
+
+[ -d "$assets/stories260K" ] || { echo "$assets is not here: skipped" && exit 77; }
+stories=(--model "$assets/stories260K/stories260K.bin" --tokenizer "$assets/stories260K/tok512.bin")
+refuses "tokenizer.bin" --model "$assets/stories260K/stories260K.bin" --prompt hello
+refuses "there is no backend" "${stories[@]}" --device abacus --prompt hello
+for device in cpu ref; do
+    # the program ends the text with a line end
+    "$generate" "${stories[@]}" --device $device --prompt "" -n 200 --temperature 0 |
+        cmp - <(cat "$assets/stories260K/expected_greedy_200.txt" && echo)
+done
+# a prompt that the model would have written itself is continued as the model did
+text=$("$generate" "${stories[@]}" --prompt "Once upon a time, there was" -n 30 --temperature 0)
+case $(cat "$assets/stories260K/expected_greedy_200.txt") in
+"$text"*) [ ${#text} -gt 50 ] || fail "too short: $text" ;;
+*) fail "the continuation of a prompt is another: $text" ;;
+esac
+once=$("$generate" "${stories[@]}" --prompt "" -n 60 --temperature 1 --top-p 0.9 --seed 7)
+again=$("$generate" "${stories[@]}" --prompt "" -n 60 --temperature 1 --top-p 0.9 --seed 7 --threads 1)
+other=$("$generate" "${stories[@]}" --prompt "" -n 60 --temperature 1 --top-p 0.9 --seed 8)
+[ "$once" = "$again" ] || fail "one seed gave two texts"
+[ "$once" != "$other" ] || fail "two seeds gave one text"
+"$generate" --model "$assets/tinystories656k" --prompt "Once upon a time" -n 20 --verbose 2>&1 |
+    grep -q "tokens/s" || fail "no rate was said"
