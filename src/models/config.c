@@ -69,22 +69,53 @@ ds_status ds_model_preset(const char *name, ds_model_config *out) {
     return status;
 }
 
-ds_status ds_model_config_check(const ds_model_config *c) {
+/* Far above any model there is, and low enough that no product of sizes overflows: the numbers come
+ * from files. */
+enum { MAX_LAYERS = 4096, MAX_EXPERTS = 4096, MAX_WIDTH = 1 << 22 };
+static const int64_t MAX_EXPERT_TENSOR = INT64_C(1) << 46;
+
+static ds_status check_sizes(const ds_model_config *c) {
     const struct {
         const char *name;
-        int64_t value;
+        int64_t value, most;
     } sizes[] = {
-        {"vocab_size", c->vocab_size},   {"n_layers", c->n_layers},
-        {"hidden_size", c->hidden_size}, {"n_heads", c->n_heads},
-        {"n_kv_heads", c->n_kv_heads},   {"head_dim", c->head_dim},
-        {"max_seq_len", c->max_seq_len}, {"intermediate_size", c->intermediate_size},
+        {"vocab_size", c->vocab_size, INT32_MAX},
+        {"n_layers", c->n_layers, MAX_LAYERS},
+        {"hidden_size", c->hidden_size, MAX_WIDTH},
+        {"n_heads", c->n_heads, MAX_WIDTH},
+        {"n_kv_heads", c->n_kv_heads, MAX_WIDTH},
+        {"head_dim", c->head_dim, MAX_WIDTH},
+        {"max_seq_len", c->max_seq_len, INT32_MAX},
+        {"intermediate_size", c->intermediate_size, MAX_WIDTH},
     };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].value < 1 || sizes[i].value > sizes[i].most)
+            return ds_fail(DS_INVALID, "%s is %lld, not in 1 … %lld", sizes[i].name,
+                           (long long)sizes[i].value, (long long)sizes[i].most);
+    if (c->n_heads * c->head_dim > MAX_WIDTH)
+        return ds_fail(DS_INVALID, "n_heads %lld times head_dim %lld is more than %d",
+                       (long long)c->n_heads, (long long)c->head_dim, MAX_WIDTH);
+    return DS_OK;
+}
+
+static ds_status check_experts(const ds_model_config *c) {
+    if (c->n_experts < 1 || c->n_experts > MAX_EXPERTS)
+        return ds_fail(DS_INVALID, "n_experts %lld is not in 1 … %d", (long long)c->n_experts,
+                       MAX_EXPERTS);
+    if (c->experts_per_token < 1 || c->experts_per_token > c->n_experts)
+        return ds_fail(DS_INVALID, "experts_per_token %lld is not in 1 … n_experts %lld",
+                       (long long)c->experts_per_token, (long long)c->n_experts);
+    if (c->intermediate_size * c->hidden_size > MAX_EXPERT_TENSOR / c->n_experts)
+        return ds_fail(DS_INVALID, "%lld experts of %lld x %lld are too large",
+                       (long long)c->n_experts, (long long)c->intermediate_size,
+                       (long long)c->hidden_size);
+    return DS_OK;
+}
+
+ds_status ds_model_config_check(const ds_model_config *c) {
     if ((unsigned)c->architecture >= DS_ARCHITECTURES)
         return ds_fail(DS_INVALID, "unknown architecture %d", (int)c->architecture);
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (sizes[i].value < 1 || sizes[i].value > INT32_MAX)
-            return ds_fail(DS_INVALID, "%s is %lld, not in 1 … 2147483647", sizes[i].name,
-                           (long long)sizes[i].value);
+    DS_TRY(check_sizes(c));
     if (c->n_heads % c->n_kv_heads != 0)
         return ds_fail(DS_INVALID, "n_heads %lld is not a multiple of n_kv_heads %lld",
                        (long long)c->n_heads, (long long)c->n_kv_heads);
@@ -98,12 +129,11 @@ ds_status ds_model_config_check(const ds_model_config *c) {
     if (is_llama && c->head_dim % 2 != 0)
         return ds_fail(DS_INVALID, "head_dim %lld must be even for rotary positions",
                        (long long)c->head_dim);
-    if (c->architecture == DS_MOE &&
-        (c->experts_per_token < 1 || c->experts_per_token > c->n_experts))
-        return ds_fail(DS_INVALID, "experts_per_token %lld is not in 1 … n_experts %lld",
-                       (long long)c->experts_per_token, (long long)c->n_experts);
-    if (c->architecture == DS_BERT && c->type_vocab_size < 1)
-        return ds_fail(DS_INVALID, "type_vocab_size must be at least 1");
+    if (c->architecture == DS_MOE)
+        DS_TRY(check_experts(c));
+    if (c->architecture == DS_BERT && (c->type_vocab_size < 1 || c->type_vocab_size > MAX_WIDTH))
+        return ds_fail(DS_INVALID, "type_vocab_size %lld is not in 1 … %d",
+                       (long long)c->type_vocab_size, MAX_WIDTH);
     if (!(c->norm_eps > 0 && c->norm_eps < 1))
         return ds_fail(DS_INVALID, "norm_eps %g is not in (0, 1)", (double)c->norm_eps);
     if (is_llama && !(c->rope_theta > 0))

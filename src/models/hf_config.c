@@ -223,10 +223,23 @@ static ds_status read_config(const json_t *root, const char *path, ds_model_conf
         out->n_kv_heads = out->n_heads;
     if (out->head_dim == 0 && out->n_heads > 0)
         out->head_dim = out->hidden_size / out->n_heads;
-    if (out->intermediate_size == 0)
+    if (out->intermediate_size == 0 && out->hidden_size > 0 && out->hidden_size <= INT32_MAX)
         out->intermediate_size = 4 * out->hidden_size;
     const ds_status status = ds_model_config_check(out);
     return status == DS_OK ? DS_OK : ds_fail_within(status, "%s", path);
+}
+
+ds_status ds_model_config_parse(const char *text, size_t size, const char *path,
+                                ds_model_config *out) {
+    json_error_t error;
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    if (!root)
+        return ds_fail(DS_INVALID, "%s:%d:%d: %s", path, error.line, error.column, error.text);
+    const ds_status status = json_is_object(root)
+                                 ? read_config(root, path, out)
+                                 : ds_fail(DS_INVALID, "%s: is not a JSON object", path);
+    json_decref(root);
+    return status;
 }
 
 ds_status ds_model_config_load(const char *path, ds_model_config *out) {
@@ -236,15 +249,8 @@ ds_status ds_model_config_load(const char *path, ds_model_config *out) {
         return ds_llama2c_config(path, out);
     snprintf(file, sizeof file, ds_folder_exists(path) ? "%s/config.json" : "%s", path);
     DS_TRY(ds_file_read(file, (size_t)1 << 20, &text, &size));
-    json_error_t error;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    const ds_status status = ds_model_config_parse(text, size, file, out);
     free(text);
-    if (!json_is_object(root)) {
-        json_decref(root);
-        return ds_fail(DS_INVALID, "%s:%d:%d: %s", file, error.line, error.column, error.text);
-    }
-    const ds_status status = read_config(root, file, out);
-    json_decref(root);
     return status;
 }
 

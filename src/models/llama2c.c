@@ -161,6 +161,15 @@ static ds_status open_bin(const char *path, bin *b) {
     return status;
 }
 
+ds_status ds_llama2c_parse(const unsigned char *data, size_t size, const char *path,
+                           ds_model_config *out) {
+    bin b = {.path = path, .file = {.data = data, .size = size}};
+    DS_TRY(read_header(&b));
+    DS_TRY(check_size(&b));
+    *out = b.config;
+    return DS_OK;
+}
+
 ds_status ds_llama2c_config(const char *path, ds_model_config *out) {
     bin b;
     DS_TRY(open_bin(path, &b));

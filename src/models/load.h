@@ -2,10 +2,18 @@
 #ifndef DS_MODELS_LOAD_H
 #define DS_MODELS_LOAD_H
 
+#include <stddef.h>
 #include "deepseek/models.h"
+
+/* A config.json's bytes; path is for messages. */
+ds_status ds_model_config_parse(const char *text, size_t size, const char *path,
+                                ds_model_config *out);
 
 /* llama2.c's .bin: the file alone says what it is by its name. */
 bool ds_llama2c_is(const char *path);
+/* The whole file's bytes: the header, and whether what it promises is there. */
+ds_status ds_llama2c_parse(const unsigned char *data, size_t size, const char *path,
+                           ds_model_config *out);
 ds_status ds_llama2c_config(const char *path, ds_model_config *out);
 ds_status ds_llama2c_load(const char *path, ds_state *state);
 
