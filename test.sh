@@ -21,6 +21,7 @@ if [ "${1:-}" = --full ]; then
     done
     ./setup.sh coverage
     ctest --test-dir build/coverage --output-on-failure -j "$jobs" >/dev/null
-    gcovr --root . --object-directory build/coverage --filter src/ --print-summary -s | tail -4
+    gcovr --root . --object-directory build/coverage --filter src/ --print-summary \
+        --output build/coverage/report.txt
 fi
 ctest --test-dir build/release --output-on-failure -j "$jobs"

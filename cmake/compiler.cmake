@@ -11,7 +11,7 @@ if(DS_SANITIZE)
     add_link_options(-fsanitize=${DS_SANITIZE})
 endif()
 if(DS_COVERAGE)
-    add_compile_options(--coverage)
+    add_compile_options(--coverage -fprofile-update=atomic) # threads count too
     add_link_options(--coverage)
 endif()
 # Fuzzers need coverage feedback from the library, not from their own file alone.
