@@ -128,7 +128,7 @@ DS_API ds_status ds_program_run(ds_program *program);
 DS_API ds_status ds_program_read(ds_program *program, const char *output, void *data,
                                  size_t size_bytes);
 DS_API const ds_memory_report *ds_program_memory(const ds_program *program);
-/* Time spent in each op since the last call, printed as a table, most first. */
+/* Measures each op from now on (the mean over runs), or stops; printed as a table, most first. */
 DS_API void ds_program_profile(ds_program *program, bool enable);
 DS_API void ds_program_print_profile(const ds_program *program, FILE *out);
 

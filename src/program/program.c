@@ -185,6 +185,7 @@ ds_status ds_program_run(ds_program *p) {
     if (p->bound_generation != p->memory->generation)
         ds_program_bind(p);
     DS_TRY(run_range(p, 0, p->plan.n_steps));
+    p->profile_runs++;
     if (p->changes_params)
         ds_state_touch(p->state);
     return DS_OK;
@@ -241,6 +242,7 @@ const ds_memory_report *ds_program_memory(const ds_program *p) {
 
 void ds_program_profile(ds_program *p, bool enable) {
     free(p->profile);
+    p->profile_runs = 0;
     p->profile = enable ? ds_calloc((size_t)p->plan.n_steps + 1, sizeof *p->profile) : NULL;
 }
 
@@ -282,11 +284,11 @@ void ds_program_print_profile(const ds_program *p, FILE *out) {
         if (i == n)
             memcpy(memset(&rows[n++], 0, sizeof *rows), what, sizeof what);
         const ds_cost cost = ds_node_cost(x);
-        rows[i].seconds += p->profile[s];
+        rows[i].seconds += p->profile[s] / (p->profile_runs > 0 ? p->profile_runs : 1);
         rows[i].flops += cost.flops;
         rows[i].bytes += cost.bytes;
         rows[i].calls++;
-        total += p->profile[s];
+        total += p->profile[s] / (p->profile_runs > 0 ? p->profile_runs : 1);
     }
     qsort(rows, (size_t)n, sizeof *rows, slower_first);
     fprintf(out, "%8s %6s %6s %9s %8s  %s\n", "ms", "share", "calls", "GFLOP/s", "GB/s", "op");

@@ -39,7 +39,8 @@ struct ds_program {
     size_t inputs_bytes;
     ds_memory_report report;
     bool changes_params;
-    double *profile; /* seconds by step, or NULL while off */
+    double *profile;  /* seconds by step, or NULL while off */
+    int profile_runs; /* since it was switched on */
 };
 
 /* Fills every tensor's address, shape and strides; again whenever working memory has moved. */
