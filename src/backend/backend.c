@@ -28,3 +28,7 @@ void ds_backend_close(ds_backend *backend) {
 const ds_backend_info *ds_backend_get_info(const ds_backend *backend) {
     return &backend->info;
 }
+
+double ds_backend_peak_flops(ds_backend *backend, ds_dtype dtype) {
+    return backend->ops->peak_flops ? backend->ops->peak_flops(backend, dtype) : 0;
+}

@@ -41,6 +41,9 @@ typedef struct ds_backend_ops {
     void (*event_free)(ds_backend *b, ds_event *event);
     ds_status (*event_record)(ds_backend *b, ds_event *event, ds_stream *stream);
     ds_status (*stream_wait)(ds_backend *b, ds_stream *stream, ds_event *event);
+    /* Operations a second that matrix products of this dtype reach at best, measured; 0: unknown.
+     * NULL: never known. */
+    double (*peak_flops)(ds_backend *b, ds_dtype dtype);
     /* NULL and a thread message when this backend has none for the node. */
     const ds_kernel *(*find_kernel)(ds_backend *b, const ds_node *node);
     /* The backend's own rewrites (packed weights, …), after all other passes; NULL: none. */

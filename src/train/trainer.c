@@ -242,6 +242,8 @@ ds_status ds_trainer_run(ds_trainer *t) {
     if (t->opts.plan_only)
         return ds_fail(DS_INVALID, "this trainer was only planned");
     announce(t);
+    if (t->display) /* for its "share of peak" */
+        t->peak_flops_per_s = ds_backend_peak_flops(t->backend, ds_train_config_dtype(t->config));
     t->start_s = t->run_start_s = ds_clock_s();
     const int64_t first_step = t->progress.step;
     while (!ds_trainer_finished(t) && !atomic_load(&t->stop))

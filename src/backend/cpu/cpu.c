@@ -2,7 +2,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <omp.h>
+
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/limits.h"
 #include "base/alloc.h"
 
 static const ds_kernel *const kernels[] = {
@@ -48,6 +51,15 @@ static const ds_kernel *find_kernel(ds_backend *b, const ds_node *node) {
     return &ds_kernel_reference;
 }
 
+static double peak_flops(ds_backend *b, ds_dtype dtype) {
+    const double budget_s = 0.15; /* it stands between the user and the first step */
+    ds_cpu_limits limits;
+    omp_set_num_threads(b->info.n_threads);
+    if (ds_cpu_limits_measure(&limits, budget_s) != DS_OK)
+        return 0;
+    return dtype == DS_BF16 ? limits.bf16_flops_per_s : limits.f32_flops_per_s;
+}
+
 static void close_cpu(ds_backend *b) {
     free(b);
 }
@@ -64,6 +76,7 @@ static const ds_backend_ops cpu_ops = {
     .event_free = ds_host_event_free,
     .event_record = ds_host_event_record,
     .stream_wait = ds_host_stream_wait,
+    .peak_flops = peak_flops,
     .find_kernel = find_kernel,
 };
 

@@ -1,0 +1,210 @@
+/* The machine's own limits, found by trying: matrix products by oneDNN with packed weights, the
+ * fastest way to multiply that this library has, over a few shapes that stay in a core's own cache;
+ * and two ways of streaming through arrays that do not. The best of all tries counts, since
+ * whatever disturbs a measurement only makes it slower.
+ *
+ * For products every thread works and is timed alone, all at once, and the rates are added: where
+ * other programs hold a core now and then, threads that wait for each other would show those
+ * programs' time slices instead of the machine. */
+#include "backend/cpu/limits.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "backend/cpu/dnnl.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/half.h"
+
+#include <omp.h>
+
+/* ---- matrix products ------------------------------------------------------------------------- */
+
+typedef struct shape {
+    int64_t m, k, n;
+} shape;
+
+/* From small to large: on a slow machine the large ones do not fit the budget. */
+static const shape shapes[] = {
+    {256, 256, 256}, {512, 512, 512}, {512, 1024, 512}, {1024, 512, 512}};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+typedef struct trial {
+    ds_packing packing;
+    ds_gemm *gemm;
+    void *a, *b, *c, *workspace;
+    size_t a_bytes, b_bytes, c_bytes, workspace_bytes;
+} trial;
+
+static void trial_close(trial *t) {
+    ds_gemm_free(t->gemm);
+    ds_pages_free(t->a, t->a_bytes);
+    ds_pages_free(t->b, t->b_bytes);
+    ds_pages_free(t->c, t->c_bytes);
+    ds_pages_free(t->workspace, t->workspace_bytes);
+}
+
+static ds_dtype result_dtype(ds_dtype dtype) {
+    return dtype == DS_I8 ? DS_I32 : dtype;
+}
+
+/* Ones: zeros would let some processors run cooler, hence faster, than in earnest. */
+static void fill(void *data, ds_dtype dtype, size_t bytes) {
+    const float one = 1;
+    const uint16_t half = ds_f32_to_bf16(one);
+    const size_t size = ds_dtype_size(dtype);
+    const void *value = dtype == DS_F32 ? (const void *)&one : &half;
+    if (dtype == DS_I8)
+        memset(data, 1, bytes);
+    else
+        for (size_t i = 0; i < bytes / size; i++)
+            memcpy((char *)data + i * size, value, size);
+}
+
+static ds_status trial_open(ds_dtype dtype, const shape *s, trial *t) {
+    ds_product p = {.batch = 1, .m = s->m, .k = s->k, .n = s->n, .packed_b = true};
+    p.a = (ds_operand){.dtype = dtype, .row_stride = s->k, .column_stride = 1};
+    p.b = (ds_operand){.dtype = dtype, .row_stride = s->n, .column_stride = 1};
+    p.c = (ds_operand){.dtype = result_dtype(dtype), .row_stride = s->n, .column_stride = 1};
+    DS_TRY(ds_packing_of(dtype, s->m, s->k, s->n, &t->packing));
+    DS_TRY(ds_gemm_new(&p, &t->packing, &t->gemm));
+    t->a_bytes = (size_t)(s->m * s->k) * ds_dtype_size(dtype);
+    t->b_bytes = t->packing.bytes;
+    t->c_bytes = (size_t)(s->m * s->n) * ds_dtype_size(p.c.dtype);
+    t->workspace_bytes = ds_gemm_workspace(t->gemm);
+    t->a = ds_pages_alloc(t->a_bytes);
+    t->b = ds_pages_alloc(t->b_bytes);
+    t->c = ds_pages_alloc(t->c_bytes);
+    t->workspace = ds_pages_alloc(t->workspace_bytes);
+    if (!t->a || !t->b || !t->c || !t->workspace)
+        return DS_OUT_OF_MEMORY;
+    fill(t->a, dtype, t->a_bytes);
+    fill(t->b, dtype, t->b_bytes); /* the same number everywhere: its layout does not matter */
+    return DS_OK;
+}
+
+static ds_status trial_run(const trial *t, double *seconds) {
+    const double start = ds_clock_s();
+    DS_TRY(ds_gemm_run(t->gemm, t->a, t->b, t->c, NULL, NULL, t->workspace));
+    *seconds = ds_clock_s() - start;
+    return DS_OK;
+}
+
+/* Repeats one shape until the deadline, twice at least. */
+static ds_status try_shape(ds_dtype dtype, const shape *s, double deadline, double *best) {
+    const double flops = 2.0 * (double)s->m * (double)s->k * (double)s->n;
+    trial t = {0};
+    ds_status status = trial_open(dtype, s, &t);
+    for (int i = 0; status == DS_OK && (i < 2 || ds_clock_s() < deadline); i++) {
+        double seconds = 0;
+        status = trial_run(&t, &seconds);
+        if (status == DS_OK && seconds > 0 && flops / seconds > *best)
+            *best = flops / seconds;
+    }
+    trial_close(&t);
+    return status;
+}
+
+/* What the calling thread reaches alone. */
+static ds_status measure_thread(ds_dtype dtype, double end, double *best) {
+    for (int i = 0; i < N_SHAPES; i++) {
+        const double now = ds_clock_s(), share = (end - now) / (N_SHAPES - i);
+        if (i > 0 && now >= end)
+            break;
+        const ds_status status = try_shape(dtype, &shapes[i], now + share, best);
+        if (status == DS_UNSUPPORTED)
+            return DS_OK;
+        DS_TRY(status);
+    }
+    return DS_OK;
+}
+
+static ds_status measure_products(ds_dtype dtype, double budget_s, double *flops_per_s) {
+    double total = 0;
+    ds_status failed = DS_OK;
+#pragma omp parallel reduction(+ : total)
+    {
+        double best = 0;
+        omp_set_num_threads(1); /* of this thread's products; the setting ends with the region */
+        const ds_status status = measure_thread(dtype, ds_clock_s() + budget_s, &best);
+        total += best;
+        if (status != DS_OK) {
+#pragma omp critical
+            failed = status;
+        }
+    }
+    *flops_per_s = total;
+    return failed == DS_OK ? DS_OK
+                           : ds_fail(failed, "cannot measure products of %s: %s",
+                                     ds_dtype_name(dtype), ds_status_string(failed));
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* Each thread walks its own part; both ways read x, and write y or update it. */
+static double stream_once(float *x, float *y, int64_t n, bool copies) {
+    const ds_simd *simd = ds_cpu_simd();
+    const double start = ds_clock_s();
+#pragma omp parallel
+    {
+        const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
+        const int64_t from = n * part / parts, to = n * (part + 1) / parts;
+        if (copies)
+            memcpy(y + from, x + from, (size_t)(to - from) * sizeof *y);
+        else
+            simd->axpy(1e-6f, x + from, y + from, to - from);
+    }
+    const double streams = copies ? 2 : 3;
+    return streams * (double)n * sizeof *x / (ds_clock_s() - start);
+}
+
+static ds_status measure_memory(double budget_s, double *bytes_per_s) {
+    enum { QUICK_MB = 64, THOROUGH_MB = 512 };
+    const double thorough_s = 0.5; /* first touching the arrays alone takes that long */
+    const int64_t n = (int64_t)(budget_s < thorough_s ? QUICK_MB : THOROUGH_MB) << 18;
+    const size_t bytes = (size_t)n * sizeof(float);
+    const double end = ds_clock_s() + budget_s;
+    float *x = ds_pages_alloc(bytes), *y = ds_pages_alloc(bytes);
+    *bytes_per_s = 0;
+    for (int i = 0; x && y && (i < 4 || ds_clock_s() < end); i++) {
+        const double rate = stream_once(x, y, n, i % 2 == 0);
+        if (i > 0 && rate > *bytes_per_s) /* the first run maps the pages */
+            *bytes_per_s = rate;
+    }
+    const ds_status status = x && y ? DS_OK : DS_OUT_OF_MEMORY;
+    ds_pages_free(x, bytes);
+    ds_pages_free(y, bytes);
+    return status;
+}
+
+/* ---- all of it, once ------------------------------------------------------------------------- */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static ds_cpu_limits known; /* n_threads 0: nothing yet */
+static double known_budget_s;
+
+static ds_status measure(double budget_s, ds_cpu_limits *out) {
+    const double part = budget_s / 4;
+    *out = (ds_cpu_limits){.n_threads = omp_get_max_threads()};
+    DS_TRY(measure_products(DS_F32, part, &out->f32_flops_per_s));
+    DS_TRY(measure_products(DS_BF16, part, &out->bf16_flops_per_s));
+    DS_TRY(measure_products(DS_I8, part, &out->i8_ops_per_s));
+    return measure_memory(part, &out->bytes_per_s);
+}
+
+ds_status ds_cpu_limits_measure(ds_cpu_limits *out, double budget_s) {
+    ds_status status = DS_OK;
+    pthread_mutex_lock(&lock);
+    if (known.n_threads != omp_get_max_threads() || known_budget_s < budget_s) {
+        ds_cpu_limits found;
+        status = measure(budget_s, &found);
+        if (status == DS_OK) {
+            known = found;
+            known_budget_s = budget_s;
+        }
+    }
+    *out = known;
+    pthread_mutex_unlock(&lock);
+    return status;
+}
