@@ -167,7 +167,9 @@ static ds_status take_memory(ds_program *p, const ds_compile_opts *o) {
         p->memory = o->share->memory;
         p->memory->n_owners++;
     } else {
-        DS_TRY(ds_working_memory_new(p->backend, &p->memory));
+        const char *folder =
+            o->offload == DS_OFFLOAD_FILE ? (o->offload_path ? o->offload_path : "/tmp") : NULL;
+        DS_TRY(ds_working_memory_new(p->backend, folder, &p->memory));
     }
     return p->backend->ops->alloc(p->backend, DS_SPACE_DEVICE, p->inputs_bytes, &p->inputs);
 }

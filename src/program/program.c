@@ -1,8 +1,12 @@
 /* Running programs: binding tensors to memory, kernel after kernel, reading and writing. */
 #include "program/program.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -12,23 +16,62 @@
 /* ---- working memory -----------------------------------------------------------------------------
  */
 
-ds_status ds_working_memory_new(ds_backend *backend, ds_working_memory **out) {
+ds_status ds_working_memory_new(ds_backend *backend, const char *host_folder,
+                                ds_working_memory **out) {
     ds_working_memory *m = ds_calloc(1, sizeof *m);
     if (!m)
         return DS_OUT_OF_MEMORY;
-    *m = (ds_working_memory){.backend = backend, .n_owners = 1, .generation = 1, .file = -1};
+    *m = (ds_working_memory){.backend = backend, .n_owners = 1, .generation = 1};
+    if (host_folder && !(m->host_folder = ds_strdup(host_folder))) {
+        free(m);
+        return DS_OUT_OF_MEMORY;
+    }
     *out = m;
     return DS_OK;
+}
+
+/* Memory that the system may write out to a file, which has no name and goes with the process. */
+static ds_status map_file(const char *folder, size_t size_bytes, void **out) {
+    const int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return ds_fail_errno("%s: no file for offloaded activations can be made here", folder);
+    const int refused = posix_fallocate(fd, 0, (off_t)size_bytes); /* a full disk is known now */
+    void *p = MAP_FAILED;
+    if (refused == 0)
+        p = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    else
+        errno = refused;
+    const ds_status status =
+        p == MAP_FAILED
+            ? ds_fail_errno("%s: %zu bytes for offloaded activations", folder, size_bytes)
+            : DS_OK;
+    close(fd);
+    *out = p;
+    return status;
+}
+
+static bool is_file(const ds_working_memory *m, ds_space space) {
+    return space == DS_SPACE_HOST && m->host_folder;
+}
+
+static void release_space(ds_working_memory *m, ds_space space) {
+    if (!m->base[space])
+        return;
+    if (is_file(m, space))
+        munmap(m->base[space], m->size_bytes[space]);
+    else
+        m->backend->ops->release(m->backend, space, m->base[space], m->size_bytes[space]);
 }
 
 static ds_status reserve(ds_working_memory *m, ds_space space, size_t need) {
     if (need <= m->size_bytes[space])
         return DS_OK;
-    ds_backend *b = m->backend;
     void *moved = NULL;
-    DS_TRY(b->ops->alloc(b, space, need, &moved));
-    if (m->base[space])
-        b->ops->release(b, space, m->base[space], m->size_bytes[space]);
+    if (is_file(m, space))
+        DS_TRY(map_file(m->host_folder, need, &moved));
+    else
+        DS_TRY(m->backend->ops->alloc(m->backend, space, need, &moved));
+    release_space(m, space);
     m->base[space] = moved;
     m->size_bytes[space] = need;
     m->generation++;
@@ -44,9 +87,8 @@ void ds_working_memory_free(ds_working_memory *m) {
     if (!m || --m->n_owners > 0)
         return;
     for (int space = 0; space < 2; space++)
-        if (m->base[space])
-            m->backend->ops->release(m->backend, (ds_space)space, m->base[space],
-                                     m->size_bytes[space]);
+        release_space(m, (ds_space)space);
+    free(m->host_folder);
     free(m);
 }
 

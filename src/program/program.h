@@ -12,7 +12,7 @@ typedef struct ds_working_memory {
     size_t size_bytes[2];
     unsigned generation; /* counts moves: programs rebind their pointers */
     int n_owners;
-    int file; /* backs the host space, or -1 */
+    char *host_folder; /* NULL; or the host space is a nameless file in this folder */
 } ds_working_memory;
 
 typedef struct ds_step {
@@ -46,7 +46,9 @@ struct ds_program {
 /* Fills every tensor's address, shape and strides; again whenever working memory has moved. */
 void ds_program_bind(ds_program *p);
 
-ds_status ds_working_memory_new(ds_backend *backend, ds_working_memory **out);
+/* host_folder: where the host space shall be a file; NULL: memory of the backend. */
+ds_status ds_working_memory_new(ds_backend *backend, const char *host_folder,
+                                ds_working_memory **out);
 /* At least so many bytes of each space; contents are lost when it moves. */
 ds_status ds_working_memory_reserve(ds_working_memory *m, size_t device_bytes, size_t host_bytes);
 void ds_working_memory_free(ds_working_memory *m); /* when the last owner lets go */

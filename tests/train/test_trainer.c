@@ -219,6 +219,7 @@ static void test_no_switch_changes_the_result(void **state) {
         {"selective", {"memory.recompute=selective"}, 1, 1e-5},
         {"recompute", {"memory.recompute=full"}, 1, 1e-5},
         {"offload", {"memory.offload=host"}, 1, 1e-5},
+        {"file", {"memory.offload=file", "memory.offload_path=/tmp"}, 2, 1e-5},
         {"unfused", {"kernels.fuse=false"}, 1, 1e-4},
         {"reference", {"device=ref"}, 1, 1e-3},
         {"bf16", {"precision.mode=mixed", "precision.bf16=true"}, 2, 0.02},
@@ -250,7 +251,8 @@ static void test_wrong_data_is_refused_by_name(void **state) {
     const struct {
         const char *override, *message;
     } cases[] = {
-        {"model.vocab_size=40", "39"},       {"data.train=/nowhere/corpus", "/nowhere/corpus"},
+        {"model.vocab_size=40", "39"},
+        {"data.train=/nowhere/corpus", "/nowhere/corpus"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ds_train_config config;
