@@ -29,10 +29,18 @@ static bool differ(const ds_node *node, ds_node *const *inputs) {
     return false;
 }
 
+/* x in dtype; of what is repeated, the one original is cast (a bias, not its rows). */
+static ds_node *cast_value(ds_graph *to, ds_node *x, ds_dtype dtype) {
+    if (!ds_node_is(x, &ds_op_broadcast))
+        return ds_graph_cast(to, x, dtype);
+    ds_node *original = cast_value(to, x->inputs[0], dtype);
+    return ds_graph_broadcast(to, original, x->type.rank, x->type.dims);
+}
+
 static void cast_inputs(ds_graph *to, const ds_node *node, ds_node **inputs, ds_dtype dtype) {
     for (int i = 0; i < node->n_inputs; i++)
         if (inputs[i] && is_float(inputs[i]) && !is_kept(node, i))
-            inputs[i] = ds_graph_cast(to, inputs[i], dtype);
+            inputs[i] = cast_value(to, inputs[i], dtype);
 }
 
 /* Effects write into variables whose dtype was chosen by the model. */

@@ -1,0 +1,157 @@
+/* What each pass does to the training graph of a small GPT: the graph before against the graph
+ * after, and the memory that the plan needs. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "deepseek/models.h"
+#include "graph/ops/ops.h"
+#include "passes/passes.h"
+#include "passes/plan.h"
+
+static ds_graph *model(void) {
+    ds_model_config c;
+    assert_int_equal(ds_model_preset("tiny", &c), DS_OK);
+    ds_graph *g = ds_graph_new();
+    ds_model_build_training(g, &c, 2, 64);
+    assert_true(ds_graph_ok(g));
+    return g;
+}
+
+/* Frees the stage before; the next must be sound. */
+static ds_graph *next(ds_graph *before, ds_graph *after) {
+    ds_graph_free(before);
+    assert_non_null(after);
+    if (!ds_graph_ok(after))
+        fail_msg("%s", ds_error());
+    return after;
+}
+
+static int count(const ds_graph *g, const ds_op *op) {
+    bool *needed = ds_graph_reachable(g);
+    int n = 0;
+    for (size_t i = 0; i < g->n_nodes; i++)
+        n += needed[i] && g->nodes[i]->op == op;
+    free(needed);
+    return n;
+}
+
+static void test_precision_lowers_products_and_keeps_masters(void **state) {
+    (void)state;
+    ds_graph *g = model();
+    const int products = count(g, &ds_op_matmul), casts = count(g, &ds_op_cast);
+    g = next(g, ds_pass_precision(g, DS_PRECISION_BF16));
+    assert_int_equal(count(g, &ds_op_matmul), products);
+    assert_true(count(g, &ds_op_cast) > casts);
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const ds_node *x = g->nodes[i];
+        if (x->op == &ds_op_matmul || x->op == &ds_op_attention)
+            assert_int_equal(x->type.dtype, DS_BF16);
+        if (x->op == &ds_op_param || x->op == &ds_op_cross_entropy)
+            assert_int_equal(x->type.dtype, DS_F32);
+    }
+    ds_graph_free(g);
+}
+
+static void test_autodiff_writes_every_gradient_once(void **state) {
+    (void)state;
+    ds_graph *g = model();
+    const int params = count(g, &ds_op_param), slices = count(g, &ds_op_slice);
+    g = next(g, ds_pass_autodiff(g, "loss", false));
+    assert_int_equal(count(g, &ds_op_assign), params);
+    /* q, k, v of each layer come back as one concat, not as padded sums */
+    assert_int_equal(count(g, &ds_op_concat), slices / 3);
+    ds_graph_free(g);
+    g = model();
+    ds_graph *wrong = ds_pass_autodiff(g, "nothing", false);
+    assert_false(ds_graph_ok(wrong)); /* no such output */
+    ds_graph_free(wrong);
+    ds_graph_free(g);
+}
+
+static void test_fuse_joins_products_with_what_follows(void **state) {
+    (void)state;
+    ds_graph *g = model();
+    g = next(g, ds_pass_precision(g, DS_PRECISION_BF16));
+    g = next(g, ds_pass_autodiff(g, "loss", false));
+    const int adds = count(g, &ds_op_binary);
+    assert_int_equal(count(g, &ds_op_cross_entropy_grad), 1);
+    g = next(g, ds_pass_fuse(g));
+    assert_int_equal(count(g, &ds_op_linear_cross_entropy), 1);
+    assert_int_equal(count(g, &ds_op_cross_entropy), 0);
+    assert_int_equal(count(g, &ds_op_cross_entropy_grad), 0);
+    assert_true(count(g, &ds_op_binary) < adds);
+    bool *needed = ds_graph_reachable(g);
+    int biases = 0, residuals = 0;
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const ds_node *x = g->nodes[i];
+        if (!needed[i] || x->op != &ds_op_matmul)
+            continue;
+        const ds_matmul_attrs *a = x->attrs;
+        biases += a->has_bias;
+        residuals += a->has_residual;
+        assert_int_not_equal(ds_node_dim(x, -1), 2048); /* no logits [rows, vocabulary] are left */
+    }
+    free(needed);
+    assert_int_equal(biases, 16);   /* four a layer */
+    assert_int_equal(residuals, 8); /* two a layer */
+    ds_graph_free(g);
+}
+
+static size_t working_bytes(ds_recompute recompute, bool offload, size_t *host) {
+    ds_backend *ref = NULL;
+    ds_plan plan;
+    assert_int_equal(ds_backend_open("ref", (ds_backend_opts){0}, &ref), DS_OK);
+    ds_graph *g = model();
+    g = next(g, ds_pass_autodiff(g, "loss", false));
+    g = next(g, ds_pass_fuse(g));
+    g = next(g, ds_pass_recompute(g, recompute));
+    if (offload)
+        g = next(g, ds_pass_offload(g));
+    g = next(g, ds_pass_contiguous(g, ref));
+    assert_int_equal(ds_plan_make(g, ref, &plan), DS_OK);
+    for (size_t i = 0; i < plan.n_buffers; i++) /* none that live at once may meet */
+        for (size_t k = 0; k < i; k++) {
+            const ds_buffer *a = &plan.buffers[i], *b = &plan.buffers[k];
+            const bool together = a->first <= b->last && b->first <= a->last;
+            const bool apart =
+                a->offset + a->size_bytes <= b->offset || b->offset + b->size_bytes <= a->offset;
+            if (a->size_bytes && b->size_bytes && a->in_host_space == b->in_host_space)
+                assert_true(!together || apart);
+        }
+    const size_t bytes = plan.working_bytes;
+    *host = plan.host_bytes;
+    ds_plan_free(&plan);
+    ds_graph_free(g);
+    ds_backend_close(ref);
+    return bytes;
+}
+
+static void test_recompute_and_offload_need_less(void **state) {
+    (void)state;
+    size_t host = 0;
+    const size_t none = working_bytes(DS_RECOMPUTE_NONE, false, &host);
+    assert_int_equal(host, 0);
+    const size_t selective = working_bytes(DS_RECOMPUTE_SELECTIVE, false, &host);
+    const size_t full = working_bytes(DS_RECOMPUTE_FULL, false, &host);
+    assert_true(selective < none);
+    assert_true(full < selective);
+    const size_t offloaded = working_bytes(DS_RECOMPUTE_NONE, true, &host);
+    assert_true(offloaded < none);
+    assert_true(host > 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_precision_lowers_products_and_keeps_masters),
+        cmocka_unit_test(test_autodiff_writes_every_gradient_once),
+        cmocka_unit_test(test_fuse_joins_products_with_what_follows),
+        cmocka_unit_test(test_recompute_and_offload_need_less),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
