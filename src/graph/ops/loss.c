@@ -1,9 +1,7 @@
 /* Cross-entropy of rows of logits, plain and fused with the projection that makes them. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/alloc.h"
 #include "graph/ops/ops.h"
 
 static ds_status check_labels(const ds_type *labels, const ds_type *logits) {
@@ -46,12 +44,11 @@ static double row_loss(const float *x, int64_t n, int32_t label, double lse) {
     return label >= 0 && label < n ? lse - (double)x[label] : NAN;
 }
 
-static void row_grad(const float *x, int64_t n, int32_t label, double lse, double dloss,
-                     float *dx) {
-    for (int64_t i = 0; i < n; i++)
-        dx[i] = label == DS_IGNORED_LABEL
-                    ? 0
-                    : (float)(dloss * (exp((double)x[i] - lse) - (i == label ? 1 : 0)));
+/* d loss / d logit of one class. */
+static float logit_grad(float logit, int64_t at, int32_t label, double lse, double dloss) {
+    if (label == DS_IGNORED_LABEL)
+        return 0;
+    return (float)(dloss * (exp((double)logit - lse) - (at == label ? 1 : 0)));
 }
 
 static void cross_entropy_reference(const ds_kernel_args *args) {
@@ -73,10 +70,11 @@ static void cross_entropy_grad_reference(const ds_kernel_args *args) {
     const int64_t n = logits->dims[logits->rank - 1],
                   rows = ds_count(logits->dims, logits->rank - 1);
     const double dloss = (double)*(const float *)args->inputs[0].data;
-    for (int64_t r = 0; r < rows; r++)
-        row_grad((const float *)logits->data + r * n, n, ((const int32_t *)args->inputs[2].data)[r],
-                 (double)((const float *)args->inputs[3].data)[r], dloss,
-                 (float *)args->outputs[0].data + r * n);
+    for (int64_t at = 0; at < rows * n; at++)
+        ((float *)args->outputs[0].data)[at] =
+            logit_grad(((const float *)logits->data)[at], at % n,
+                       ((const int32_t *)args->inputs[2].data)[at / n],
+                       (double)((const float *)args->inputs[3].data)[at / n], dloss);
 }
 
 static void cross_entropy_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults,
@@ -128,6 +126,8 @@ static ds_status fused_shape(const ds_node *node, ds_type *results) {
         return ds_fail(DS_INVALID, "x [rows, width] and the weight do not fit");
     if (labels->rank != 1 || labels->dtype != DS_I32 || labels->dims[0] != x->dims[0])
         return ds_fail(DS_INVALID, "labels must be i32[%lld]", (long long)x->dims[0]);
+    if (!ds_type_equal(&node->inputs[3]->type, &(ds_type){.dtype = DS_F32}))
+        return ds_fail(DS_INVALID, "the gradient of the loss must be f32 of rank 0");
     results[0] = ds_scalar_type();
     results[1] = *x;
     results[2] = *w;
@@ -141,24 +141,33 @@ typedef struct projection {
     float *dweight;
 } projection;
 
-static void fused_row(const projection *p, const float *x, int32_t label, double dloss,
-                      float *logits, float *dx, double *loss) {
-    for (int64_t c = 0; c < p->classes; c++) {
-        double sum = 0;
-        for (int64_t k = 0; k < p->width; k++)
-            sum += (double)x[k] * (double)p->weight[c * p->class_step + k * p->row_step];
-        logits[c] = (float)sum;
-    }
-    const double lse = log_sum_exp(logits, p->classes);
-    *loss += row_loss(logits, p->classes, label, lse);
-    row_grad(logits, p->classes, label, lse, dloss, logits);
-    memset(dx, 0, (size_t)p->width * sizeof *dx);
+static float logit(const projection *p, const float *x, int64_t c) {
+    double sum = 0;
+    for (int64_t k = 0; k < p->width; k++)
+        sum += (double)x[k] * (double)p->weight[c * p->class_step + k * p->row_step];
+    return (float)sum;
+}
+
+/* Logits are computed anew each time they are needed: no memory to run out of. */
+static void fused_row(const projection *p, const float *x, int32_t label, double dloss, float *dx,
+                      double *loss) {
+    double max = -INFINITY, sum = 0;
     for (int64_t c = 0; c < p->classes; c++)
+        max = fmax(max, (double)logit(p, x, c));
+    for (int64_t c = 0; c < p->classes; c++)
+        sum += exp((double)logit(p, x, c) - max);
+    const double lse = max + log(sum);
+    if (label != DS_IGNORED_LABEL)
+        *loss += label >= 0 && label < p->classes ? lse - (double)logit(p, x, label) : NAN;
+    memset(dx, 0, (size_t)p->width * sizeof *dx);
+    for (int64_t c = 0; c < p->classes; c++) {
+        const float dlogit = logit_grad(logit(p, x, c), c, label, lse, dloss);
         for (int64_t k = 0; k < p->width; k++) {
             const int64_t at = c * p->class_step + k * p->row_step;
-            dx[k] += logits[c] * p->weight[at];
-            p->dweight[at] += logits[c] * x[k];
+            dx[k] += dlogit * p->weight[at];
+            p->dweight[at] += dlogit * x[k];
         }
+    }
 }
 
 static void fused_reference(const ds_kernel_args *args) {
@@ -175,15 +184,13 @@ static void fused_reference(const ds_kernel_args *args) {
         .dweight = args->outputs[2].data,
     };
     double loss = 0;
-    float *logits = ds_malloc((size_t)classes * sizeof *logits);
     memset(p.dweight, 0, (size_t)(width * classes) * sizeof(float));
-    for (int64_t r = 0; r < rows && logits; r++)
+    for (int64_t r = 0; r < rows; r++)
         fused_row(&p, (const float *)args->inputs[0].data + r * width,
                   ((const int32_t *)args->inputs[2].data)[r],
-                  (double)*(const float *)args->inputs[3].data, logits,
+                  (double)*(const float *)args->inputs[3].data,
                   (float *)args->outputs[1].data + r * width, &loss);
-    *(float *)args->outputs[0].data = logits ? (float)loss : NAN;
-    free(logits);
+    *(float *)args->outputs[0].data = (float)loss;
 }
 
 static ds_cost fused_cost(const ds_node *node) {

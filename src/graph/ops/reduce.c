@@ -1,7 +1,5 @@
 /* Reductions over axes, argmax and top-k of the last axis. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "graph/ops/ops.h"
 
@@ -63,39 +61,40 @@ static void reduce_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults
     dinputs[0] = ds_graph_mul(g, hit, spread(g, node, ds_graph_div(g, dy, n_hits)));
 }
 
+/* Row-major index i over the axes chosen (those reduced, or those that stay), as an offset into x.
+ */
+static int64_t offset_along(const ds_tensor *x, unsigned axes, int64_t i) {
+    int64_t offset = 0, step = 1;
+    for (int axis = x->rank - 1; axis >= 0; axis--) {
+        if (axes >> axis & 1u) {
+            offset += i % x->dims[axis] * step;
+            i /= x->dims[axis];
+        }
+        step *= x->dims[axis];
+    }
+    return offset;
+}
+
+static double reduced(ds_reduction kind, double so_far, double x) {
+    switch (kind) {
+    case DS_MAX: return x > so_far || isnan(x) ? x : so_far;
+    case DS_MIN: return x < so_far || isnan(x) ? x : so_far;
+    default: return so_far + x;
+    }
+}
+
 static void reduce_reference(const ds_kernel_args *args) {
     const ds_reduce_attrs *a = args->node->attrs;
     const ds_tensor *in = &args->inputs[0], *out = &args->outputs[0];
-    const int64_t n_in = ds_count(in->dims, in->rank), n_out = ds_count(out->dims, out->rank);
-    const float *x = in->data;
-    float *y = out->data;
-    double *acc = malloc((size_t)(n_out ? n_out : 1) * sizeof *acc);
-    if (!acc)
-        return;
-    const double start = a->kind == DS_MAX ? -INFINITY : a->kind == DS_MIN ? INFINITY : 0;
-    for (int64_t o = 0; o < n_out; o++)
-        acc[o] = start;
-    for (int64_t i = 0; i < n_in; i++) {
-        int64_t rest = i, o = 0, step = 1;
-        for (int axis = in->rank - 1; axis >= 0; axis--) {
-            const int64_t at = rest % in->dims[axis];
-            rest /= in->dims[axis];
-            if (!(a->axes >> axis & 1u)) {
-                o += at * step;
-                step *= in->dims[axis];
-            }
-        }
-        const double v = (double)x[i];
-        if (a->kind == DS_MAX)
-            acc[o] = v > acc[o] || isnan(v) ? v : acc[o];
-        else if (a->kind == DS_MIN)
-            acc[o] = v < acc[o] || isnan(v) ? v : acc[o];
-        else
-            acc[o] += v;
+    const int64_t n_out = ds_count(out->dims, out->rank);
+    const int64_t n_each = n_out ? ds_count(in->dims, in->rank) / n_out : 0;
+    for (int64_t o = 0; o < n_out; o++) {
+        const float *x = (const float *)in->data + offset_along(in, ~a->axes, o);
+        double sum = a->kind == DS_MAX ? -INFINITY : a->kind == DS_MIN ? INFINITY : 0;
+        for (int64_t i = 0; i < n_each; i++)
+            sum = reduced(a->kind, sum, (double)x[offset_along(in, a->axes, i)]);
+        ((float *)out->data)[o] = (float)(a->kind == DS_MEAN ? sum / (double)n_each : sum);
     }
-    for (int64_t o = 0; o < n_out; o++)
-        y[o] = (float)(a->kind == DS_MEAN ? acc[o] * (double)n_out / (double)n_in : acc[o]);
-    free(acc);
 }
 
 static void reduce_describe(const ds_node *node, ds_text *out) {
