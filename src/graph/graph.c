@@ -153,13 +153,13 @@ ds_node *ds_graph_add_node(ds_graph *g, const ds_op *op, const void *attrs, ds_n
     if (!node)
         return ds_graph_poison(g, DS_OUT_OF_MEMORY);
     ds_type results[DS_MAX_RESULTS] = {0};
-    if (op->shape) {
-        const ds_status status = op->shape(node, results);
-        if (status != DS_OK)
-            return refuse_shape(g, node, status);
-    }
-    node->type = results[0];
     const int n_results = n_results_of(op);
+    ds_status status = op->shape ? op->shape(node, results) : DS_OK;
+    for (int i = 0; i < n_results && status == DS_OK; i++)
+        status = ds_type_check(&results[i]);
+    if (status != DS_OK)
+        return refuse_shape(g, node, status);
+    node->type = results[0];
     if (n_results > 1) {
         node->result_types = ds_arena_copy(g->arena, results, (size_t)n_results * sizeof *results);
         node->results = ds_arena_alloc(g->arena, (size_t)n_results * sizeof *node->results);
@@ -301,9 +301,26 @@ bool ds_type_equal(const ds_type *a, const ds_type *b) {
 
 ds_type ds_type_of(ds_dtype dtype, int rank, const int64_t *dims) {
     ds_type type = {.dtype = dtype, .rank = rank};
-    for (int i = 0; i < rank; i++)
+    for (int i = 0; i < rank && i < DS_MAX_RANK; i++)
         type.dims[i] = dims[i];
     return type;
+}
+
+ds_status ds_type_check(const ds_type *type) {
+    const int64_t most = INT64_MAX / (int64_t)sizeof(int64_t);
+    int64_t n = 1;
+    if (type->rank < 0 || type->rank > DS_MAX_RANK)
+        return ds_fail(DS_INVALID, "rank %d is not in 0 … %d", type->rank, DS_MAX_RANK);
+    for (int i = 0; i < type->rank; i++) {
+        const int64_t size = type->dims[i] > 0 ? type->dims[i] : 1;
+        if (type->dims[i] < 0)
+            return ds_fail(DS_INVALID, "axis %d has size %lld", i, (long long)type->dims[i]);
+        if (size > most / n)
+            return ds_fail(DS_INVALID, "more elements than can be counted (axis %d of size %lld)",
+                           i, (long long)type->dims[i]);
+        n *= size;
+    }
+    return DS_OK;
 }
 
 const char *ds_type_text(const ds_type *type, char *out, size_t size) {

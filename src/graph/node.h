@@ -145,7 +145,11 @@ size_t ds_type_size(const ds_type *type); /* bytes, row-major */
 bool ds_type_equal(const ds_type *a, const ds_type *b);
 /* "f32[4,16]" into out. Returns out. */
 const char *ds_type_text(const ds_type *type, char *out, size_t size);
-/* A type with these dims. */
+/* DS_INVALID unless the rank is one there is, no axis is negative, and elements, strides and bytes
+ * can be counted in 63 bits (empty axes counted as 1, for the strides' sake). Every value of a
+ * graph is checked so when it is made. */
+ds_status ds_type_check(const ds_type *type);
+/* A type with these dims. A rank past DS_MAX_RANK is kept, without its dims, to be refused. */
 ds_type ds_type_of(ds_dtype dtype, int rank, const int64_t *dims);
 
 /* ---- copying graphs, for passes ------------------------------------------------------------- */

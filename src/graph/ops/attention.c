@@ -15,6 +15,8 @@ static ds_status check_qkv(const ds_type *q, const ds_type *k, const ds_type *v)
     if (q->dims[0] != k->dims[0] || k->dims[0] != v->dims[0] || k->dims[1] != v->dims[1] ||
         k->dims[2] != v->dims[2] || q->dims[3] != k->dims[3])
         return ds_fail(DS_INVALID, "batch, keys, heads or head_dim of q, k, v differ");
+    if (q->dims[3] < 1)
+        return ds_fail(DS_INVALID, "head_dim is 0: there is nothing to compare");
     if (k->dims[2] < 1 || q->dims[2] % k->dims[2] != 0)
         return ds_fail(DS_INVALID, "%lld heads are not a multiple of %lld key-value heads",
                        (long long)q->dims[2], (long long)k->dims[2]);
@@ -34,6 +36,8 @@ static ds_status attention_shape(const ds_node *node, ds_type *results) {
     const ds_type *q = &node->inputs[0]->type, *v = &node->inputs[2]->type;
     DS_TRY(check_qkv(q, &node->inputs[1]->type, v));
     DS_TRY(check_lengths(node, 3, q->dims[0]));
+    if (((const ds_attention_opts *)node->attrs)->window < 0)
+        return ds_fail(DS_INVALID, "the window must be 0 (none) or more keys");
     results[0] = *q;
     results[0].dims[3] = v->dims[3];
     results[1] = (ds_type){DS_F32, 3, {q->dims[0], q->dims[2], q->dims[1]}};
@@ -180,33 +184,42 @@ static void attention_grad_reference(const ds_kernel_args *args) {
 /* ---- the ops ------------------------------------------------------------------------------------
  */
 
-/* Share of the score matrix that the masks leave. */
-static double seen_share(const ds_attention_opts *a, double tokens, double keys) {
-    double share = a->causal ? (keys - tokens / 2) / keys : 1;
-    if (a->window > 0 && (double)a->window / keys < share)
-        share = (double)a->window / keys;
-    return share;
+/* Pairs of query and key that the masks leave in one head; lengths, known only in a run, are taken
+ * to be full. */
+static double seen_pairs(const ds_node *node, int64_t tokens, int64_t keys) {
+    const problem p = {
+        .tokens = tokens, .keys = keys, .opts = *(const ds_attention_opts *)node->attrs};
+    double pairs = 0;
+    for (int64_t t = 0; t < tokens; t++) {
+        int64_t from, to;
+        seen_keys(&p, 0, t, &from, &to);
+        pairs += (double)(to - from);
+    }
+    return pairs;
 }
 
-static ds_cost cost_of(const ds_node *node, int first, double products) {
+/* So many products as wide as a head of q and as a head of v for each pair that is seen. */
+static ds_cost cost_of(const ds_node *node, int first, double q_products, double v_products) {
     const ds_type *q = &node->inputs[first]->type, *k = &node->inputs[first + 1]->type;
-    const double scores = (double)q->dims[0] * (double)q->dims[2] * (double)q->dims[1] *
-                          (double)k->dims[1] *
-                          seen_share(node->attrs, (double)q->dims[1], (double)k->dims[1]);
+    const ds_type *v = &node->inputs[first + 2]->type;
+    const double pairs =
+        (double)q->dims[0] * (double)q->dims[2] * seen_pairs(node, q->dims[1], k->dims[1]);
     double bytes = 0;
     for (int i = 0; i < node->n_inputs; i++)
         bytes += (double)ds_type_size(&node->inputs[i]->type);
     for (int i = 0; i < node->op->n_results; i++)
         bytes += (double)ds_type_size(&node->result_types[i]);
-    return (ds_cost){.flops = products * 2 * scores * (double)q->dims[3], .bytes = bytes};
+    return (ds_cost){.flops = 2 * pairs *
+                              (q_products * (double)q->dims[3] + v_products * (double)v->dims[3]),
+                     .bytes = bytes};
 }
 
 static ds_cost attention_cost(const ds_node *node) {
-    return cost_of(node, 0, 2); /* q·k and P·v */
+    return cost_of(node, 0, 1, 1); /* q·k; P·v */
 }
 
 static ds_cost attention_grad_cost(const ds_node *node) {
-    return cost_of(node, 1, 5); /* q·k again, dout·v, Pᵀ·dout, dS·k, dSᵀ·q */
+    return cost_of(node, 1, 3, 2); /* q·k again, dS·k, dSᵀ·q; dout·v, Pᵀ·dout */
 }
 
 static void attention_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults,

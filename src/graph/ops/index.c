@@ -63,6 +63,9 @@ static ds_status scatter_shape(const ds_node *node, ds_type *results) {
     if (ids->dtype != DS_I32 || x->rank < ids->rank || !ds_dtype_is_float(x->dtype) ||
         memcmp(x->dims, ids->dims, sizeof(int64_t) * (size_t)ids->rank) != 0)
         return ds_fail(DS_INVALID, "x must have the ids' shape followed by a row's");
+    const int rank = 1 + x->rank - ids->rank;
+    if (rank > DS_MAX_RANK) /* ids of rank 0 */
+        return ds_fail(DS_INVALID, "the result's rank %d is not in 0 … %d", rank, DS_MAX_RANK);
     results[0] = (ds_type){DS_F32, 1, {((const ds_scatter_add_attrs *)node->attrs)->n_rows}};
     for (int i = ids->rank; i < x->rank; i++)
         results[0].dims[results[0].rank++] = x->dims[i];

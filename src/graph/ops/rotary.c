@@ -12,6 +12,9 @@ static ds_status rotary_shape(const ds_node *node, ds_type *results) {
     if (a->n_dims < 2 || a->n_dims % 2 || a->n_dims > x->dims[3])
         return ds_fail(DS_INVALID, "%lld rotated dimensions do not fit a head of %lld",
                        (long long)a->n_dims, (long long)x->dims[3]);
+    if (!(a->theta > 0))
+        return ds_fail(DS_INVALID, "theta is %g, not a positive base of frequencies",
+                       (double)a->theta);
     const int lead = positions->rank - 1; /* 1: one row a sample */
     if (positions->dtype != DS_I32 || lead < 0 || lead > 1 || positions->dims[lead] != x->dims[1] ||
         (lead == 1 && positions->dims[0] != x->dims[0]))

@@ -15,13 +15,8 @@ ds_node *ds_graph_add_leaf(ds_graph *g, const ds_op *op, const char *name, const
                            ds_init init) {
     if (g->status != DS_OK)
         return NULL;
-    if (type->rank < 0 || type->rank > DS_MAX_RANK)
-        return ds_graph_refuse(g, op->name, "\"%s\": rank %d is not in 0 … %d", name, type->rank,
-                               DS_MAX_RANK);
-    for (int i = 0; i < type->rank; i++)
-        if (type->dims[i] < 0)
-            return ds_graph_refuse(g, op->name, "\"%s\": axis %d has size %lld", name, i,
-                                   (long long)type->dims[i]);
+    if (ds_type_check(type) != DS_OK)
+        return ds_graph_refuse(g, op->name, "\"%s\": %s", name, ds_error());
     ds_node *known = ds_leaf_index_find(g, name);
     if (known) {
         char has[96], wants[96];

@@ -88,8 +88,10 @@ ds_node *ds_graph_reshape(ds_graph *g, ds_node *x, int rank, const int64_t *dims
         a.dims[i] = dims[i];
         if (dims[i] == -1 && open < 0)
             open = i;
-        else
-            known *= dims[i];
+        else if (dims[i] < 0)
+            return ds_graph_refuse(g, "reshape", "axis %d has size %lld", i, (long long)dims[i]);
+        else if (__builtin_mul_overflow(known, dims[i], &known))
+            return ds_graph_refuse(g, "reshape", "more elements than can be counted");
     }
     if (open >= 0)
         a.dims[open] = known ? ds_node_count(x) / known : 0;
@@ -156,10 +158,10 @@ static ds_status slice_shape(const ds_node *node, ds_type *results) {
     results[0] = node->inputs[0]->type;
     if (a->axis < 0 || a->axis >= results[0].rank)
         return ds_fail(DS_INVALID, "there is no axis %d", a->axis);
-    if (a->start < 0 || a->length < 0 || a->start + a->length > results[0].dims[a->axis])
-        return ds_fail(DS_INVALID, "[%lld, %lld) leaves axis %d of size %lld", (long long)a->start,
-                       (long long)(a->start + a->length), a->axis,
-                       (long long)results[0].dims[a->axis]);
+    const int64_t size = results[0].dims[a->axis];
+    if (a->start < 0 || a->start > size || a->length < 0 || a->length > size - a->start)
+        return ds_fail(DS_INVALID, "%lld elements from %lld leave axis %d of size %lld",
+                       (long long)a->length, (long long)a->start, a->axis, (long long)size);
     results[0].dims[a->axis] = a->length;
     return DS_OK;
 }
