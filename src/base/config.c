@@ -512,6 +512,9 @@ ds_status ds_config_override(ds_config *c, const char *assignment) {
     if (!equals || equals == assignment)
         return fail_node(&src, &nowhere, "'%s'; expected key.path=value",
                          ds_config_shown(shown, sizeof shown, assignment));
+    if (ds_utf8_valid(assignment, strlen(assignment)) != strlen(assignment))
+        return fail_node(&src, &nowhere, "'%.*s' is set to bytes that are not UTF-8",
+                         (int)(equals - assignment), assignment);
     char *path = ds_arena_strdup(c->arena, assignment);
     if (!path)
         return DS_OUT_OF_MEMORY;

@@ -32,4 +32,7 @@ const char *ds_format_duration(char *out, size_t size, double seconds);
  * likely misspelling. For "did you mean". */
 const char *ds_nearest_name(const char *word, const char *const *names, size_t n);
 
+/* Bytes of the longest valid UTF-8 at the beginning of text. */
+size_t ds_utf8_valid(const char *text, size_t n);
+
 #endif

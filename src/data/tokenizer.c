@@ -40,46 +40,6 @@ int ds_char_to_byte(uint32_t character) {
     return -1;
 }
 
-/* Length of the valid character at s, of which left > 0 bytes are there; 0 if it is not valid:
- * RFC 3629, so no overlong forms, no surrogates, nothing past U+10FFFF. */
-static size_t valid_char(const unsigned char *s, size_t left) {
-    const unsigned char c = s[0];
-    if (c < 0x80)
-        return 1;
-    const size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-    if (c < 0xc2 || c > 0xf4 || length > left)
-        return 0;
-    const unsigned char low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
-    const unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
-    if (s[1] < low || s[1] > high)
-        return 0;
-    for (size_t i = 2; i < length; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    return length;
-}
-
-size_t ds_utf8_valid(const char *text, size_t n) {
-    const unsigned char *s = (const unsigned char *)text;
-    size_t at = 0;
-    while (at < n) {
-        uint64_t eight;
-        while (n - at >= sizeof eight) {
-            memcpy(&eight, s + at, sizeof eight);
-            if (eight & UINT64_C(0x8080808080808080))
-                break;
-            at += sizeof eight;
-        }
-        if (at == n)
-            break;
-        const size_t length = valid_char(s + at, n - at);
-        if (length == 0)
-            break;
-        at += length;
-    }
-    return at;
-}
-
 uint32_t ds_utf8_char(const char *text, size_t *length) {
     const unsigned char *s = (const unsigned char *)text;
     if (s[0] < 0x80) {

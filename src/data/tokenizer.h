@@ -113,8 +113,6 @@ int ds_char_to_byte(uint32_t character);
 /* The id with this name, or -1. */
 int32_t ds_tokenizer_find_name(const ds_tokenizer *tok, const char *name, size_t length);
 
-/* Bytes of the longest valid UTF-8 at the beginning of text. */
-size_t ds_utf8_valid(const char *text, size_t n);
 /* Decodes the valid character at text; *length is its bytes. */
 uint32_t ds_utf8_char(const char *text, size_t *length);
 

@@ -194,19 +194,17 @@ ds_status ds_runlog_metrics(ds_runlog *log, int64_t step, const ds_metric *metri
 static char *valid_utf8(const char *text) {
     ds_text out = {0};
     ds_text_puts(&out, "");
-    for (const char *s = text; *s;) {
-        size_t length = 1;
-        while (((unsigned char)s[length] & 0xc0) == 0x80 && length < 4)
-            length++;
-        json_t *probe = json_stringn(s, length); /* checks as strictly as the writer will */
-        while (!probe && --length > 0)
-            probe = json_stringn(s, length);
-        if (probe)
-            ds_text_append(&out, s, length);
-        else
+    size_t left = strlen(text);
+    for (const char *s = text; left > 0;) {
+        const size_t valid = ds_utf8_valid(s, left);
+        ds_text_append(&out, s, valid);
+        s += valid;
+        left -= valid;
+        if (left > 0) {
             ds_text_puts(&out, "\xef\xbf\xbd");
-        json_decref(probe);
-        s += probe ? length : 1;
+            s++;
+            left--;
+        }
     }
     return ds_text_take(&out);
 }

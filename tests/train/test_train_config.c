@@ -245,6 +245,7 @@ static const struct {
                                  "'optimizer.learning_rate'?"},
     {"lr", "command line: 'lr'; expected key.path=value"},
     {"=5", "command line: '=5'; expected key.path=value"},
+    {"out_dir=runs/\xc4\xc4", "command line: 'out_dir' is set to bytes that are not UTF-8"},
     {"threads=x", "command line: threads: 'x'; expected an integer >= 1 and <= 4096 or auto"},
     {"threads=",
      "command line: threads: no value: ''; expected an integer >= 1 and <= 4096 or auto"},
