@@ -163,7 +163,7 @@ void ds_packer_free(ds_packer *p) {
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-struct ds_gemm {
+struct ds_dnnl_gemm {
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c, bias, residual, scratchpad;
     int residual_index; /* among the post-ops */
@@ -224,7 +224,7 @@ typedef struct gemm_descs {
 
 static ds_status describe_all(const ds_product *p, const ds_packing *packing, gemm_descs *d) {
     DS_TRY(describe(p, &p->a, p->m, p->k, false, &d->a));
-    if (p->packed_b)
+    if (packing)
         d->b = packing->desc;
     else
         DS_TRY(describe(p, &p->b, p->k, p->n, p->b.batch_stride == 0, &d->b));
@@ -233,7 +233,7 @@ static ds_status describe_all(const ds_product *p, const ds_packing *packing, ge
 }
 
 static ds_status create_gemm(const ds_product *p, const gemm_descs *d, dnnl_primitive_attr_t attr,
-                             ds_gemm *g) {
+                             ds_dnnl_gemm *g) {
     dnnl_matmul_desc_t op;
     dnnl_primitive_desc_t pd = NULL;
     DS_TRY(make_attributes(p, &d->c, attr));
@@ -263,7 +263,7 @@ static ds_status create_gemm(const ds_product *p, const gemm_descs *d, dnnl_prim
     return DS_OK;
 }
 
-ds_status ds_gemm_new(const ds_product *p, const ds_packing *packing, ds_gemm **out) {
+ds_status ds_dnnl_gemm_new(const ds_product *p, const ds_packing *packing, ds_dnnl_gemm **out) {
     gemm_descs descs;
     dnnl_primitive_attr_t attr = NULL;
     if (ds_dnnl_dtype(p->a.dtype) == dnnl_data_type_undef ||
@@ -271,23 +271,23 @@ ds_status ds_gemm_new(const ds_product *p, const ds_packing *packing, ds_gemm **
         return ds_fail(DS_UNSUPPORTED, "oneDNN: no products of %s", ds_dtype_name(p->a.dtype));
     DS_TRY(describe_all(p, packing, &descs));
     DS_TRY(ds_dnnl_check(dnnl_primitive_attr_create(&attr), "attr_create"));
-    ds_gemm *g = ds_calloc(1, sizeof *g);
+    ds_dnnl_gemm *g = ds_calloc(1, sizeof *g);
     ds_status status = g ? create_gemm(p, &descs, attr, g) : DS_OUT_OF_MEMORY;
     dnnl_primitive_attr_destroy(attr);
     if (status != DS_OK) {
-        ds_gemm_free(g);
+        ds_dnnl_gemm_free(g);
         return status;
     }
     *out = g;
     return DS_OK;
 }
 
-size_t ds_gemm_workspace(const ds_gemm *g) {
+size_t ds_dnnl_gemm_workspace(const ds_dnnl_gemm *g) {
     return g->workspace;
 }
 
-ds_status ds_gemm_run(ds_gemm *g, const void *a, const void *b, void *c, const float *bias,
-                      const void *residual, void *workspace) {
+ds_status ds_dnnl_gemm_run(ds_dnnl_gemm *g, const void *a, const void *b, void *c,
+                           const float *bias, const void *residual, void *workspace) {
     dnnl_exec_arg_t args[6] = {{DNNL_ARG_SRC, g->a},
                                {DNNL_ARG_WEIGHTS, g->b},
                                {DNNL_ARG_DST, g->c},
@@ -309,7 +309,7 @@ ds_status ds_gemm_run(ds_gemm *g, const void *a, const void *b, void *c, const f
     return ds_dnnl_check(dnnl_primitive_execute(g->primitive, ds_dnnl_stream(), n, args), "matmul");
 }
 
-void ds_gemm_free(ds_gemm *g) {
+void ds_dnnl_gemm_free(ds_dnnl_gemm *g) {
     if (!g)
         return;
     dnnl_primitive_destroy(g->primitive);

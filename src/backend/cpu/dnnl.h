@@ -1,10 +1,11 @@
-/* Matrix products by oneDNN (https://oneapi-src.github.io/oneDNN), behind one small struct. */
+/* Matrix products by oneDNN (https://oneapi-src.github.io/oneDNN), behind one small struct.
+ * Operands must be dense. */
 #ifndef DS_CPU_DNNL_H
 #define DS_CPU_DNNL_H
 
 #include <oneapi/dnnl/dnnl.h>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/gemm.h"
 
 dnnl_engine_t ds_dnnl_engine(void);
 dnnl_stream_t ds_dnnl_stream(void);
@@ -12,23 +13,6 @@ dnnl_stream_t ds_dnnl_stream(void);
 ds_status ds_dnnl_check(dnnl_status_t status, const char *call);
 /* dnnl_data_type_undef where it has none. */
 dnnl_data_type_t ds_dnnl_dtype(ds_dtype dtype);
-
-/* One operand of a product: `batch` matrices of rows × columns. */
-typedef struct ds_operand {
-    ds_dtype dtype;
-    int64_t batch_stride, row_stride, column_stride;
-} ds_operand;
-
-typedef struct ds_product {
-    int64_t batch, m, n, k; /* batch 1: plain matrices */
-    ds_operand a, b, c;     /* a: m × k, b: k × n, c: m × n; batch strides may be 0 for b */
-    bool packed_b;          /* b is in the layout of ds_packing, strides unused */
-    bool has_bias;          /* f32 [n] */
-    bool has_activation;
-    ds_unary activation;
-    bool has_residual; /* laid out and typed as c */
-    bool accumulates;  /* c += a·b, before anything else */
-} ds_product;
 
 /* The layout that oneDNN wants for the right operand. */
 typedef struct ds_packing {
@@ -47,12 +31,12 @@ ds_status ds_packer_new(const ds_packing *packing, const ds_operand *from, int64
 ds_status ds_packer_run(ds_packer *p, const void *from, void *to);
 void ds_packer_free(ds_packer *p);
 
-typedef struct ds_gemm ds_gemm;
-/* DS_UNSUPPORTED when oneDNN has no fast implementation of it. */
-ds_status ds_gemm_new(const ds_product *p, const ds_packing *packing, ds_gemm **out);
-size_t ds_gemm_workspace(const ds_gemm *g); /* bytes */
-ds_status ds_gemm_run(ds_gemm *g, const void *a, const void *b, void *c, const float *bias,
-                      const void *residual, void *workspace);
-void ds_gemm_free(ds_gemm *g);
+typedef struct ds_dnnl_gemm ds_dnnl_gemm;
+/* packing: that of b, or NULL. DS_UNSUPPORTED when oneDNN has no fast implementation of it. */
+ds_status ds_dnnl_gemm_new(const ds_product *p, const ds_packing *packing, ds_dnnl_gemm **out);
+size_t ds_dnnl_gemm_workspace(const ds_dnnl_gemm *g); /* bytes */
+ds_status ds_dnnl_gemm_run(ds_dnnl_gemm *g, const void *a, const void *b, void *c,
+                           const float *bias, const void *residual, void *workspace);
+void ds_dnnl_gemm_free(ds_dnnl_gemm *g);
 
 #endif

@@ -1,7 +1,7 @@
-/* The machine's own limits, found by trying: matrix products by oneDNN with packed weights, the
- * fastest way to multiply that this library has, over a few shapes that stay in a core's own cache;
- * and two ways of streaming through arrays that do not. The best of all tries counts, since
- * whatever disturbs a measurement only makes it slower.
+/* The machine's own limits, found by trying: matrix products by oneDNN with packed weights and by
+ * AMX tiles, the fastest ways to multiply that this library has, over a few shapes that stay in a
+ * core's own cache; and two ways of streaming through arrays that do not. The best of all tries
+ * counts, since whatever disturbs a measurement only makes it slower.
  *
  * For products every thread works and is timed alone, all at once, and the rates are added: where
  * other programs hold a core now and then, threads that wait for each other would show those
@@ -32,13 +32,13 @@ enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 typedef struct trial {
     ds_packing packing;
-    ds_gemm *gemm;
+    ds_dnnl_gemm *gemm;
     void *a, *b, *c, *workspace;
     size_t a_bytes, b_bytes, c_bytes, workspace_bytes;
 } trial;
 
 static void trial_close(trial *t) {
-    ds_gemm_free(t->gemm);
+    ds_dnnl_gemm_free(t->gemm);
     ds_pages_free(t->a, t->a_bytes);
     ds_pages_free(t->b, t->b_bytes);
     ds_pages_free(t->c, t->c_bytes);
@@ -63,16 +63,16 @@ static void fill(void *data, ds_dtype dtype, size_t bytes) {
 }
 
 static ds_status trial_open(ds_dtype dtype, const shape *s, trial *t) {
-    ds_product p = {.batch = 1, .m = s->m, .k = s->k, .n = s->n, .packed_b = true};
+    ds_product p = {.batch = 1, .m = s->m, .k = s->k, .n = s->n};
     p.a = (ds_operand){.dtype = dtype, .row_stride = s->k, .column_stride = 1};
     p.b = (ds_operand){.dtype = dtype, .row_stride = s->n, .column_stride = 1};
     p.c = (ds_operand){.dtype = result_dtype(dtype), .row_stride = s->n, .column_stride = 1};
     DS_TRY(ds_packing_of(dtype, s->m, s->k, s->n, &t->packing));
-    DS_TRY(ds_gemm_new(&p, &t->packing, &t->gemm));
+    DS_TRY(ds_dnnl_gemm_new(&p, &t->packing, &t->gemm));
     t->a_bytes = (size_t)(s->m * s->k) * ds_dtype_size(dtype);
     t->b_bytes = t->packing.bytes;
     t->c_bytes = (size_t)(s->m * s->n) * ds_dtype_size(p.c.dtype);
-    t->workspace_bytes = ds_gemm_workspace(t->gemm);
+    t->workspace_bytes = ds_dnnl_gemm_workspace(t->gemm);
     t->a = ds_pages_alloc(t->a_bytes);
     t->b = ds_pages_alloc(t->b_bytes);
     t->c = ds_pages_alloc(t->c_bytes);
@@ -86,7 +86,7 @@ static ds_status trial_open(ds_dtype dtype, const shape *s, trial *t) {
 
 static ds_status trial_run(const trial *t, double *seconds) {
     const double start = ds_clock_s();
-    DS_TRY(ds_gemm_run(t->gemm, t->a, t->b, t->c, NULL, NULL, t->workspace));
+    DS_TRY(ds_dnnl_gemm_run(t->gemm, t->a, t->b, t->c, NULL, NULL, t->workspace));
     *seconds = ds_clock_s() - start;
     return DS_OK;
 }
@@ -106,8 +106,41 @@ static ds_status try_shape(ds_dtype dtype, const shape *s, double deadline, doub
     return status;
 }
 
+/* Tiles alone: a panel from the first cache against rows from the second one. */
+static ds_status try_tiles(double deadline, double *best) {
+    enum { M = 256, K = 384, N = 32 };
+    const ds_tiles *tiles = ds_tiles_amx();
+    if (!tiles)
+        return DS_OK;
+    const double flops = 2.0 * M * K * N;
+    uint16_t *a = ds_pages_alloc(M * K * sizeof *a), *b = ds_pages_alloc(K * N * sizeof *b);
+    float *c = ds_pages_alloc(M * N * sizeof *c);
+    if (a && b && c) {
+        fill(a, DS_BF16, M * K * sizeof *a);
+        fill(b, DS_BF16, K * N * sizeof *b);
+        tiles->begin();
+        for (int i = 0; i < 2 || ds_clock_s() < deadline; i++) {
+            enum { REPEATS = 16 }; /* one is too short for the clock */
+            const double start = ds_clock_s();
+            for (int j = 0; j < REPEATS; j++)
+                tiles->multiply(a, K, b, c, N, M, N, K, false);
+            const double seconds = ds_clock_s() - start;
+            if (seconds > 0 && REPEATS * flops / seconds > *best)
+                *best = REPEATS * flops / seconds;
+        }
+        tiles->end();
+    }
+    const ds_status status = a && b && c ? DS_OK : DS_OUT_OF_MEMORY;
+    ds_pages_free(a, M * K * sizeof *a);
+    ds_pages_free(b, K * N * sizeof *b);
+    ds_pages_free(c, M * N * sizeof *c);
+    return status;
+}
+
 /* What the calling thread reaches alone. */
 static ds_status measure_thread(ds_dtype dtype, double end, double *best) {
+    if (dtype == DS_BF16)
+        DS_TRY(try_tiles(ds_clock_s() + (end - ds_clock_s()) / (N_SHAPES + 1), best));
     for (int i = 0; i < N_SHAPES; i++) {
         const double now = ds_clock_s(), share = (end - now) / (N_SHAPES - i);
         if (i > 0 && now >= end)

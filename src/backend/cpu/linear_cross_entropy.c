@@ -1,13 +1,11 @@
 /* Projection to the vocabulary, cross-entropy and both gradients, a block of rows at a time: the
  * logits of one block are made, turned into their own gradient where they lie, used for dx and
- * dweight, and forgotten. The weight is packed once per run for each of its two uses. */
+ * dweight, and forgotten. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <omp.h>
-
-#include "backend/cpu/dnnl.h"
+#include "backend/cpu/gemm.h"
 #include "backend/cpu/rows.h"
 #include "base/alloc.h"
 
@@ -17,8 +15,6 @@ enum { BLOCK_ROWS = 1024 }; /* enough that reading and writing dweight once a bl
 typedef struct block {
     int64_t rows;
     ds_gemm *logits, *dx, *dweight;
-    ds_packer *right;
-    ds_packing right_packing;
 } block;
 
 enum { FIRST, NEXT, LAST, N_BLOCKS }; /* the first writes dweight, the others add to it */
@@ -26,14 +22,11 @@ enum { FIRST, NEXT, LAST, N_BLOCKS }; /* the first writes dweight, the others ad
 typedef struct state {
     bool by_reference;
     ds_dtype dtype; /* of the products: f32 where the processor has none of the inputs' */
-    int64_t rows, width, classes, logits_stride;
+    int64_t rows, width, classes;
     bool rows_are_classes; /* weight is [classes, width] */
     bool copies_x, copies_weight;
-    ds_packing forward, backward; /* of the weight, for logits and dx */
-    ds_packer *pack_forward, *pack_backward;
     block blocks[N_BLOCKS];
-    size_t x_at, weight_at, forward_at, backward_at, logits_at, dx_at, turned_at, right_at, loss_at;
-    size_t gemm_at, workspace;
+    size_t x_at, weight_at, logits_at, dx_at, loss_at, gemm_at, workspace;
 } state;
 
 static size_t reserve(state *s, size_t bytes) {
@@ -54,55 +47,44 @@ static ds_operand turned(ds_operand o) {
 }
 
 /* dweight = leftᵀ right: dlogits and x, or x and dlogits, by the weight's orientation. */
-static ds_status plan_dweight(state *s, block *b, bool accumulates) {
+static ds_status plan_dweight(const state *s, block *b, bool accumulates, int n_threads) {
     const int64_t left = s->rows_are_classes ? s->classes : s->width;
     const int64_t right = s->rows_are_classes ? s->width : s->classes;
-    const ds_operand from = rows_of(s->dtype, s->rows_are_classes ? s->width : s->logits_stride);
-    DS_TRY(ds_packing_of(s->dtype, left, b->rows, right, &b->right_packing));
-    DS_TRY(ds_packer_new(&b->right_packing, &from, b->rows, right, &b->right));
     const ds_product p = {.batch = 1,
                           .m = left,
                           .n = right,
                           .k = b->rows,
-                          .a = rows_of(s->dtype, b->rows),
+                          .a = turned(rows_of(s->dtype, left)),
+                          .b = rows_of(s->dtype, right),
                           .c = rows_of(DS_F32, right),
-                          .packed_b = true,
                           .accumulates = accumulates};
-    return ds_gemm_new(&p, &b->right_packing, &b->dweight);
+    return ds_gemm_new(&p, n_threads, &b->dweight);
 }
 
-static ds_status plan_block(state *s, block *b, int64_t rows, bool accumulates) {
+static ds_status plan_block(const state *s, block *b, int64_t rows, bool accumulates,
+                            int n_threads) {
     b->rows = rows;
     if (rows == 0)
         return DS_OK;
+    const ds_operand classes_by_width =
+        s->rows_are_classes ? rows_of(s->dtype, s->width) : turned(rows_of(s->dtype, s->classes));
     const ds_product logits = {.batch = 1,
                                .m = rows,
                                .n = s->classes,
                                .k = s->width,
                                .a = rows_of(s->dtype, s->width),
-                               .c = rows_of(s->dtype, s->logits_stride),
-                               .packed_b = true};
+                               .b = turned(classes_by_width),
+                               .c = rows_of(s->dtype, s->classes)};
     const ds_product dx = {.batch = 1,
                            .m = rows,
                            .n = s->width,
                            .k = s->classes,
-                           .a = rows_of(s->dtype, s->logits_stride),
-                           .c = rows_of(s->dtype, s->width),
-                           .packed_b = true};
-    DS_TRY(ds_gemm_new(&logits, &s->forward, &b->logits));
-    DS_TRY(ds_gemm_new(&dx, &s->backward, &b->dx));
-    return plan_dweight(s, b, accumulates);
-}
-
-static ds_status plan_packing(state *s) {
-    const int64_t rows = s->rows < BLOCK_ROWS ? s->rows : BLOCK_ROWS;
-    const ds_operand classes_by_width =
-        s->rows_are_classes ? rows_of(s->dtype, s->width) : turned(rows_of(s->dtype, s->classes));
-    const ds_operand width_by_classes = turned(classes_by_width);
-    DS_TRY(ds_packing_of(s->dtype, rows, s->width, s->classes, &s->forward));
-    DS_TRY(ds_packing_of(s->dtype, rows, s->classes, s->width, &s->backward));
-    DS_TRY(ds_packer_new(&s->forward, &width_by_classes, s->width, s->classes, &s->pack_forward));
-    return ds_packer_new(&s->backward, &classes_by_width, s->classes, s->width, &s->pack_backward);
+                           .a = rows_of(s->dtype, s->classes),
+                           .b = classes_by_width,
+                           .c = rows_of(s->dtype, s->width)};
+    DS_TRY(ds_gemm_new(&logits, n_threads, &b->logits));
+    DS_TRY(ds_gemm_new(&dx, n_threads, &b->dx));
+    return plan_dweight(s, b, accumulates, n_threads);
 }
 
 static size_t largest_gemm(const state *s) {
@@ -118,28 +100,20 @@ static size_t largest_gemm(const state *s) {
 
 static void plan_memory(state *s) {
     const int64_t rows = s->blocks[FIRST].rows, size = (int64_t)ds_dtype_size(s->dtype);
-    const int64_t left = s->rows_are_classes ? s->classes : s->width;
-    size_t right = 0;
-    for (int i = 0; i < N_BLOCKS; i++)
-        if (s->blocks[i].rows && s->blocks[i].right_packing.bytes > right)
-            right = s->blocks[i].right_packing.bytes;
     if (s->copies_x) {
         s->x_at = reserve(s, (size_t)(s->rows * s->width * size));
         s->dx_at = reserve(s, (size_t)(rows * s->width * size));
     }
     if (s->copies_weight)
         s->weight_at = reserve(s, (size_t)(s->classes * s->width * size));
-    s->forward_at = reserve(s, s->forward.bytes);
-    s->backward_at = reserve(s, s->backward.bytes);
-    s->logits_at = reserve(s, (size_t)(rows * s->logits_stride * size));
-    s->turned_at = reserve(s, (size_t)(rows * left * size));
-    s->right_at = reserve(s, right);
+    s->logits_at = reserve(s, (size_t)(rows * s->classes * size));
     s->loss_at = reserve(s, (size_t)s->rows * sizeof(double));
     s->gemm_at = reserve(s, largest_gemm(s));
 }
 
 static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     const ds_tensor *x = &args->inputs[0], *weight = &args->inputs[1];
+    const int threads = args->n_threads;
     s->dtype = dtype;
     s->rows_are_classes = ((const ds_linear_cross_entropy_attrs *)args->node->attrs)->transpose_b;
     s->rows = x->dims[0];
@@ -147,14 +121,12 @@ static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     s->classes = weight->dims[s->rows_are_classes ? 0 : 1];
     if (s->rows == 0 || s->width == 0 || s->classes == 0)
         return ds_fail(DS_UNSUPPORTED, "nothing to multiply");
-    s->logits_stride = s->classes;
     s->copies_x = x->dtype != dtype;
     s->copies_weight = weight->dtype != dtype;
-    DS_TRY(plan_packing(s));
     const int64_t rows = s->rows < BLOCK_ROWS ? s->rows : BLOCK_ROWS;
-    DS_TRY(plan_block(s, &s->blocks[FIRST], rows, false));
-    DS_TRY(plan_block(s, &s->blocks[NEXT], s->rows >= 2 * rows ? rows : 0, true));
-    DS_TRY(plan_block(s, &s->blocks[LAST], s->rows % rows, true));
+    DS_TRY(plan_block(s, &s->blocks[FIRST], rows, false, threads));
+    DS_TRY(plan_block(s, &s->blocks[NEXT], s->rows >= 2 * rows ? rows : 0, true, threads));
+    DS_TRY(plan_block(s, &s->blocks[LAST], s->rows % rows, true, threads));
     plan_memory(s);
     return DS_OK;
 }
@@ -164,10 +136,7 @@ static void clear(state *s) {
         ds_gemm_free(s->blocks[i].logits);
         ds_gemm_free(s->blocks[i].dx);
         ds_gemm_free(s->blocks[i].dweight);
-        ds_packer_free(s->blocks[i].right);
     }
-    ds_packer_free(s->pack_forward);
-    ds_packer_free(s->pack_backward);
     *s = (state){0};
 }
 
@@ -181,7 +150,6 @@ static ds_status prepare(const ds_kernel_args *args, void **out, size_t *workspa
     state *s = ds_calloc(1, sizeof *s);
     if (!s)
         return DS_OUT_OF_MEMORY;
-    omp_set_num_threads(args->n_threads);
     const ds_dtype dtype = args->inputs[0].dtype;
     ds_status status = plan(args, s, dtype == DS_F16 ? DS_F32 : dtype);
     if (status == DS_UNSUPPORTED && dtype == DS_BF16) {
@@ -223,54 +191,35 @@ static void block_losses(const ds_kernel_args *args, int64_t first, int64_t rows
     const state *s = args->state;
     char *workspace = args->workspace;
     const ds_tensor logits =
-        ds_tensor_of(workspace + s->logits_at, s->dtype, 2, (int64_t[]){rows, s->logits_stride});
+        ds_tensor_of(workspace + s->logits_at, s->dtype, 2, (int64_t[]){rows, s->classes});
     const int32_t *labels = args->inputs[2].data;
     const float dloss = *(const float *)args->inputs[3].data;
     double *loss = (double *)(void *)(workspace + s->loss_at);
 #pragma omp parallel for num_threads(args->n_threads) schedule(static)
     for (int64_t r = 0; r < rows; r++)
-        loss[first + r] =
-            row_loss(&logits, r * s->logits_stride, s->classes, labels[first + r], dloss);
-}
-
-static ds_status run_dweight(const ds_kernel_args *args, const block *b, const char *x,
-                             const char *dlogits) {
-    const state *s = args->state;
-    char *workspace = args->workspace;
-    const char *left = s->rows_are_classes ? dlogits : x;
-    const char *right = s->rows_are_classes ? x : dlogits;
-    const int64_t n = s->rows_are_classes ? s->classes : s->width;
-    ds_tensor from = ds_tensor_of((void *)left, s->dtype, 2, (int64_t[]){n, b->rows});
-    from.strides[0] = 1;
-    from.strides[1] = s->rows_are_classes ? s->logits_stride : s->width;
-    const ds_tensor to =
-        ds_tensor_of(workspace + s->turned_at, s->dtype, 2, (int64_t[]){n, b->rows});
-    ds_cpu_copy(&from, &to, args->n_threads);
-    DS_TRY(ds_packer_run(b->right, right, workspace + s->right_at));
-    return ds_gemm_run(b->dweight, to.data, workspace + s->right_at, args->outputs[2].data, NULL,
-                       NULL, workspace + s->gemm_at);
+        loss[first + r] = row_loss(&logits, r * s->classes, s->classes, labels[first + r], dloss);
 }
 
 static ds_status run_block(const ds_kernel_args *args, const block *b, const char *x,
-                           int64_t first) {
+                           const char *weight, int64_t first) {
     const state *s = args->state;
     char *workspace = args->workspace, *logits = workspace + s->logits_at;
     const ds_tensor *dx = &args->outputs[1];
     const int64_t row_bytes = s->width * (int64_t)ds_dtype_size(s->dtype);
     x += first * row_bytes;
-    DS_TRY(ds_gemm_run(b->logits, x, workspace + s->forward_at, logits, NULL, NULL,
-                       workspace + s->gemm_at));
+    DS_TRY(ds_gemm_run(b->logits, x, weight, logits, NULL, NULL, workspace + s->gemm_at));
     block_losses(args, first, b->rows);
     ds_tensor part =
         ds_tensor_of(ds_at(dx, first * s->width), dx->dtype, 2, (int64_t[]){b->rows, s->width});
     ds_tensor made = part;
     if (s->copies_x)
         made.dtype = s->dtype, made.data = workspace + s->dx_at;
-    DS_TRY(ds_gemm_run(b->dx, logits, workspace + s->backward_at, made.data, NULL, NULL,
-                       workspace + s->gemm_at));
+    DS_TRY(ds_gemm_run(b->dx, logits, weight, made.data, NULL, NULL, workspace + s->gemm_at));
     if (s->copies_x)
         ds_cpu_copy(&made, &part, args->n_threads);
-    return run_dweight(args, b, x, logits);
+    const char *left = s->rows_are_classes ? logits : x, *right = s->rows_are_classes ? x : logits;
+    return ds_gemm_run(b->dweight, left, right, args->outputs[2].data, NULL, NULL,
+                       workspace + s->gemm_at);
 }
 
 /* The input in the dtype of the products. */
@@ -290,15 +239,12 @@ static ds_status run(const ds_kernel_args *args, ds_stream *stream) {
     char *workspace = args->workspace;
     if (s->by_reference)
         return ds_kernel_reference.run(args, stream);
-    omp_set_num_threads(args->n_threads);
     const char *x = converted(args, 0, s->copies_x, s->x_at);
     const char *weight = converted(args, 1, s->copies_weight, s->weight_at);
-    DS_TRY(ds_packer_run(s->pack_forward, weight, workspace + s->forward_at));
-    DS_TRY(ds_packer_run(s->pack_backward, weight, workspace + s->backward_at));
     const int64_t step = s->blocks[FIRST].rows;
     for (int64_t first = 0; first < s->rows; first += step) {
         const int kind = first == 0 ? FIRST : s->rows - first >= step ? NEXT : LAST;
-        DS_TRY(run_block(args, &s->blocks[kind], x, first));
+        DS_TRY(run_block(args, &s->blocks[kind], x, weight, first));
     }
     const double *loss = (const double *)(const void *)(workspace + s->loss_at);
     double total = 0;

@@ -1,14 +1,10 @@
-/* The matmul op by oneDNN. Operands are read where they lie when their matrices have no gaps;
- * otherwise, and where it pays, they are first copied: the right one into oneDNN's packed
- * layout (products of packed matrices run up to twice as fast, packing costs one pass), a
- * transposed left one into row-major. Dtypes that the processor cannot multiply go through f32. */
+/* The matmul op. Operands are read where they lie when the product at hand can; otherwise they are
+ * first copied to row-major. Dtypes that the processor cannot multiply go through f32. */
 #include <stdlib.h>
 
-#include "backend/cpu/dnnl.h"
+#include "backend/cpu/gemm.h"
 #include "backend/cpu/kernels.h"
 #include "base/alloc.h"
-
-#include <omp.h>
 
 /* One operand, how it comes and where its copy goes. */
 typedef struct side {
@@ -17,18 +13,16 @@ typedef struct side {
     bool copied;        /* to row-major, in the dtype of the product */
     ds_tensor copy;     /* of view's dims; data is set at each run */
     size_t copy_at;     /* in the workspace */
-    ds_operand operand; /* what oneDNN is told: of the copy if there is one */
+    ds_operand operand; /* what the product is told: of the copy if there is one */
 } side;
 
 typedef struct state {
     bool by_reference, is_empty;
     ds_product product;
     side a, b;
-    ds_packing packing;
-    ds_packer *packer; /* NULL: b is not packed */
     ds_gemm *gemm;
     bool converts_c; /* the product is in f32; the residual and the conversion follow */
-    size_t packed_at, c_at, gemm_at, workspace;
+    size_t c_at, gemm_at, workspace;
 } state;
 
 /* ---- geometry -------------------------------------------------------------------------------- */
@@ -49,7 +43,7 @@ static bool join_axes(const ds_tensor *t, int n, int64_t *stride) {
     return true;
 }
 
-/* oneDNN's fast products want matrices without gaps, by rows or by columns. */
+/* Matrices without gaps, by rows or by columns. */
 static bool is_dense(int64_t rows, int64_t columns, int64_t *row_stride, int64_t *column_stride) {
     if (columns == 1)
         *column_stride = 1;
@@ -60,7 +54,7 @@ static bool is_dense(int64_t rows, int64_t columns, int64_t *row_stride, int64_t
 }
 
 /* rows_joined: the leading axes are rows too. Decides whether the operand can be used as it is. */
-static bool lies_well(side *s, bool rows_joined) {
+static bool lies_well(side *s, bool rows_joined, bool gaps) {
     const ds_tensor *v = &s->view;
     const int r = v->rank;
     ds_operand *o = &s->operand;
@@ -74,7 +68,10 @@ static bool lies_well(side *s, bool rows_joined) {
             (ds_count(v->dims, r - 2) > 1 && o->batch_stride != s->rows * s->columns))
             return false;
     }
-    return is_dense(s->rows, s->columns, &o->row_stride, &o->column_stride);
+    if (is_dense(s->rows, s->columns, &o->row_stride, &o->column_stride))
+        return true;
+    return gaps && (o->row_stride == 1 || o->column_stride == 1) && o->row_stride > 0 &&
+           o->column_stride > 0;
 }
 
 static ds_tensor logical(const ds_tensor *t, bool transposed) {
@@ -124,29 +121,6 @@ static void measure(const ds_kernel_args *args, state *s) {
     p->activation = t->activation;
 }
 
-/* A left operand that is stored by columns is worth turning when each element is used often. */
-static bool worth_turning(const state *s) {
-    return s->product.batch == 1 && s->a.operand.column_stride != 1 && s->product.n >= 64 &&
-           s->product.m >= 16 && s->product.k >= 16;
-}
-
-/* Packing costs a pass over b, which pays when its elements are used often enough. */
-static bool worth_packing(const state *s) {
-    enum { ENOUGH_ROWS = 48 };
-    return s->product.batch == 1 && s->product.m >= ENOUGH_ROWS && s->product.k >= 16 &&
-           s->product.n >= 16;
-}
-
-static void try_packing(state *s, ds_dtype dtype) {
-    ds_product *p = &s->product;
-    if (!worth_packing(s) || ds_packing_of(dtype, p->m, p->k, p->n, &s->packing) != DS_OK ||
-        s->packing.is_plain ||
-        ds_packer_new(&s->packing, &s->b.operand, p->k, p->n, &s->packer) != DS_OK)
-        return;
-    p->packed_b = true;
-    s->packed_at = reserve(s, s->packing.bytes);
-}
-
 /* The whole plan with products of `dtype`. */
 static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     const ds_matmul_attrs *t = args->node->attrs;
@@ -158,20 +132,21 @@ static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     if (p->k == 0)
         return ds_fail(DS_UNSUPPORTED, "an empty sum");
     const bool shared = args->inputs[1].rank == 2;
-    if (!lies_well(&s->a, shared) || s->a.view.dtype != dtype || worth_turning(s))
-        add_copy(s, &s->a, dtype);
-    if (!lies_well(&s->b, false) || s->b.view.dtype != dtype)
-        add_copy(s, &s->b, dtype);
-    p->a = s->a.operand;
-    p->b = s->b.operand;
     s->converts_c = dtype == DS_F32 && result != DS_F32;
     p->has_residual = t->has_residual && !s->converts_c;
     p->c = (ds_operand){.dtype = s->converts_c ? DS_F32 : result,
                         .batch_stride = p->m * p->n,
                         .row_stride = p->n,
                         .column_stride = 1};
-    try_packing(s, dtype);
-    DS_TRY(ds_gemm_new(p, &s->packing, &s->gemm));
+    p->a.dtype = p->b.dtype = dtype;
+    const bool gaps = ds_gemm_reads_gaps(p);
+    if (!lies_well(&s->a, shared, gaps) || s->a.view.dtype != dtype)
+        add_copy(s, &s->a, dtype);
+    if (!lies_well(&s->b, false, gaps) || s->b.view.dtype != dtype)
+        add_copy(s, &s->b, dtype);
+    p->a = s->a.operand;
+    p->b = s->b.operand;
+    DS_TRY(ds_gemm_new(p, args->n_threads, &s->gemm));
     if (s->converts_c)
         s->c_at = reserve(s, (size_t)(p->batch * p->m * p->n) * sizeof(float));
     s->gemm_at = reserve(s, ds_gemm_workspace(s->gemm));
@@ -179,7 +154,6 @@ static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
 }
 
 static void clear(state *s) {
-    ds_packer_free(s->packer);
     ds_gemm_free(s->gemm);
     *s = (state){0};
 }
@@ -194,7 +168,6 @@ static ds_status prepare(const ds_kernel_args *args, void **out, size_t *workspa
     if (!s)
         return DS_OUT_OF_MEMORY;
     *out = s;
-    omp_set_num_threads(args->n_threads); /* oneDNN plans for as many */
     const ds_dtype dtype = args->inputs[0].dtype;
     ds_status status = plan(args, s, dtype == DS_F16 ? DS_F32 : dtype);
     if (status == DS_UNSUPPORTED && dtype == DS_BF16) {
@@ -254,12 +227,7 @@ static ds_status run(const ds_kernel_args *args, ds_stream *stream) {
         return DS_OK;
     if (s->by_reference)
         return ds_kernel_reference.run(args, stream);
-    omp_set_num_threads(args->n_threads);
     const void *a = operand_data(args, &s->a, 0), *b = operand_data(args, &s->b, 1);
-    if (s->packer) {
-        DS_TRY(ds_packer_run(s->packer, b, workspace + s->packed_at));
-        b = workspace + s->packed_at;
-    }
     void *c = s->converts_c ? workspace + s->c_at : args->outputs[0].data;
     const float *bias = t->has_bias ? args->inputs[2].data : NULL;
     const void *residual = t->has_residual ? args->inputs[args->n_inputs - 1].data : NULL;

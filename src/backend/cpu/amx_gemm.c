@@ -1,0 +1,419 @@
+/* Products of bf16 matrices by AMX tiles, at the speed of the tile unit.
+ *
+ * The unit multiplies a 16 × 32 tile by a 32 × 16 tile in 16 cycles, so a 2 × 2 block of tiles of c
+ * asks for 64 bytes of operands a cycle from the first cache, or half of that from the second one
+ * if the other half stays in the first. Hence the loops (Goto and van de Geijn 2008, "Anatomy of
+ * high-performance matrix multiplication"): a block of the larger operand is packed into the second
+ * cache, a panel of the smaller one, packed by all threads beforehand, passes through the first.
+ *
+ * Packing reads either orientation. Strips of 16 rows (of a, or of bᵀ) are cut into tiles of 32
+ * along k; a tile of b holds the same numbers with pairs along k side by side, which is the
+ * transposition of 16 × 16 pairs. Edges are filled with zeros. */
+#include "backend/cpu/gemm.h"
+
+#include <omp.h>
+
+enum {
+    STRIP = 16,       /* rows of a tile, columns of c */
+    PANEL = 32,       /* two strips: what a block of c is wide and high */
+    DEPTH = 32,       /* of a tile along k */
+    TILE = 512,       /* elements: 1 KB */
+    LINES = 16,       /* of a tile in the caches */
+    CHUNK = 12,       /* tiles along k of a panel in the first cache: 24 KB */
+    MOST_ROWS = 256,  /* of a packed block, whose sums are another 32 KB */
+    MOST_SLAB = 4096, /* of k at once */
+    BLOCK_BYTES = 1 << 20,
+};
+
+static int64_t round_up(int64_t x, int64_t unit) {
+    return (x + unit - 1) / unit * unit;
+}
+
+static bool is_readable(const ds_operand *x) {
+    return x->dtype == DS_BF16 && (x->row_stride == 1 || x->column_stride == 1);
+}
+
+/* Below this, packing costs more than the tiles save. */
+static bool is_large(const ds_product *p) {
+    return p->batch == 1 && p->m >= 16 && p->n >= 16 && p->k >= 32 && p->m * p->n * p->k >= 1 << 18;
+}
+
+bool ds_amx_gemm_accepts(const ds_product *p) {
+    return ds_tiles_amx() && is_large(p) && is_readable(&p->a) && is_readable(&p->b) &&
+           (p->c.dtype == DS_BF16 || p->c.dtype == DS_F32) && p->c.column_stride == 1 &&
+           (!p->accumulates ||
+            (p->c.dtype == DS_F32 && !p->has_bias && !p->has_activation && !p->has_residual));
+}
+
+/* Blocks of at most MOST_ROWS, as many for each thread. */
+static int64_t block_of(int64_t outer, int64_t slab, int n_threads) {
+    int64_t most = BLOCK_BYTES / (2 * slab) / PANEL * PANEL;
+    most = most > MOST_ROWS ? MOST_ROWS : most;
+    const int64_t rounds = (outer + most * n_threads - 1) / (most * n_threads);
+    return round_up((outer + rounds * n_threads - 1) / (rounds * n_threads), PANEL);
+}
+
+static size_t reserve(ds_amx_gemm *g, int64_t bytes) {
+    const size_t at = g->workspace;
+    g->workspace += (size_t)round_up(bytes, 64);
+    return at;
+}
+
+/* Sums of earlier slabs wait in c if nothing but sums goes there. */
+static bool sums_in_c(const ds_product *p) {
+    return p->c.dtype == DS_F32 && !p->has_bias && !p->has_activation && !p->has_residual;
+}
+
+ds_amx_gemm ds_amx_gemm_plan(const ds_product *p, int n_threads) {
+    ds_amx_gemm g = {.product = *p, .n_threads = n_threads, .outer_is_a = p->m >= p->n};
+    g.outer = g.outer_is_a ? p->m : p->n;
+    g.inner = g.outer_is_a ? p->n : p->m;
+    g.n_slabs = (p->k + MOST_SLAB - 1) / MOST_SLAB;
+    g.slab = round_up((p->k + g.n_slabs - 1) / g.n_slabs, DEPTH);
+    g.n_slabs = (p->k + g.slab - 1) / g.slab;
+    g.block = block_of(g.outer, g.slab, n_threads);
+    g.inner_at = reserve(&g, round_up(g.inner, PANEL) * g.slab * 2);
+    if (g.n_slabs > 1 && !sums_in_c(p))
+        g.sums_at = reserve(&g, p->m * p->n * 4);
+    g.private_bytes = (size_t)(g.block * g.slab * 2 + g.block * PANEL * 4);
+    g.private_at = reserve(&g, (int64_t)g.private_bytes * n_threads);
+    return g;
+}
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define AMX                                                                                        \
+    __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+
+/* ---- packing --------------------------------------------------------------------------------- */
+
+/* Rows of pairs become columns of pairs. */
+AMX static inline void turn(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+
+/* Where an operand's strip lies: x[row · row_stride + k · k_stride], one of the strides 1. */
+typedef struct strip {
+    const uint16_t *x;
+    int64_t row_stride, k_stride, rows, depth; /* rows ≤ 16 and depth as far as it goes */
+    bool in_pairs;                             /* tiles of b */
+} strip;
+
+/* 32 of k from rows that are contiguous along k. */
+AMX static inline void load_along_k(const strip *s, int64_t k, __m512i r[16]) {
+    const int64_t left = s->depth - k;
+    const __mmask32 mask = left >= DEPTH ? 0xffffffffU : (1U << left) - 1;
+    const uint16_t *x = s->x + k;
+#pragma GCC unroll 16
+    for (int i = 0; i < STRIP; i++)
+        r[i] = i < s->rows ? _mm512_maskz_loadu_epi16(mask, x + i * s->row_stride)
+                           : _mm512_setzero_si512();
+}
+
+/* The same where rows are contiguous: pairs along k, one pair of lines at a time. */
+AMX static inline void load_across_k(const strip *s, int64_t k, __m512i r[16]) {
+    const __mmask16 mask = (__mmask16)((1U << s->rows) - 1);
+    const uint16_t *x = s->x + k * s->k_stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < STRIP; i++, x += 2 * s->k_stride) {
+        const __m256i none = _mm256_setzero_si256();
+        const bool has_even = k + 2 * i < s->depth, has_odd = k + 2 * i + 1 < s->depth;
+        const __m256i even = has_even ? _mm256_maskz_loadu_epi16(mask, x) : none;
+        const __m256i odd = has_odd ? _mm256_maskz_loadu_epi16(mask, x + s->k_stride) : none;
+        r[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                               _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+    }
+}
+
+AMX static void pack_strip(const strip *s, uint16_t *to) {
+    const bool along_k = s->k_stride == 1;
+    __m512i r[16];
+    for (int64_t k = 0; k < s->depth; k += DEPTH, to += TILE) {
+        if (along_k)
+            load_along_k(s, k, r);
+        else
+            load_across_k(s, k, r);
+        if (along_k == s->in_pairs)
+            turn(r);
+#pragma GCC unroll 16
+        for (int i = 0; i < STRIP; i++)
+            _mm512_store_si512(to + i * DEPTH, r[i]);
+    }
+}
+
+/* ---- tiles ----------------------------------------------------------------------------------- */
+
+/* 32 × 32 of c from two strips of a and two of b. On the way, so many lines per tile are asked for
+ * of each of the two strips that come next. */
+AMX static void multiply_block(const uint16_t *a, const uint16_t *b, int64_t strip_size,
+                               int64_t tiles, float *c, int64_t c_stride, bool adds,
+                               const char *next, int64_t lines) {
+    const int64_t c_bytes = c_stride * 4;
+    if (adds) {
+        _tile_loadd(0, c, c_bytes);
+        _tile_loadd(1, c + STRIP, c_bytes);
+        _tile_loadd(2, c + STRIP * c_stride, c_bytes);
+        _tile_loadd(3, c + STRIP * c_stride + STRIP, c_bytes);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t i = 0; i < tiles; i++, a += TILE, b += TILE) {
+        for (int64_t line = 0; line < lines; line++, next += 64) {
+            _mm_prefetch(next, _MM_HINT_T1);
+            _mm_prefetch(next + strip_size * 2, _MM_HINT_T1);
+        }
+        _tile_loadd(4, a, 64);
+        _tile_loadd(6, b, 64);
+        _tile_loadd(5, a + strip_size, 64);
+        _tile_loadd(7, b + strip_size, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, c_bytes);
+    _tile_stored(1, c + STRIP, c_bytes);
+    _tile_stored(2, c + STRIP * c_stride, c_bytes);
+    _tile_stored(3, c + STRIP * c_stride + STRIP, c_bytes);
+}
+
+/* ---- one run --------------------------------------------------------------------------------- */
+
+typedef struct run {
+    const ds_amx_gemm *g;
+    const uint16_t *outer, *inner; /* the operands, at the slab's first k */
+    int64_t depth, tiles;          /* of this slab */
+    bool is_first, is_last;
+    uint16_t *panels; /* inner, packed */
+    float *sums;
+    int64_t sums_stride;
+    void *c;
+    const float *bias;
+    const char *residual;
+} run;
+
+static strip strip_of(const run *r, bool outer, int64_t first) {
+    const ds_product *p = &r->g->product;
+    const bool is_a = outer == r->g->outer_is_a;
+    const ds_operand *x = is_a ? &p->a : &p->b;
+    const int64_t count = outer ? r->g->outer : r->g->inner, left = count - first;
+    strip s = {.row_stride = is_a ? x->row_stride : x->column_stride,
+               .k_stride = is_a ? x->column_stride : x->row_stride,
+               .rows = left < STRIP ? left : STRIP,
+               .depth = r->depth,
+               .in_pairs = !is_a};
+    if (s.rows < 0)
+        s.rows = 0;
+    s.x = (outer ? r->outer : r->inner) + first * s.row_stride;
+    return s;
+}
+
+AMX static void pack(const run *r, bool outer, int64_t first, uint16_t *to) {
+    const strip s = strip_of(r, outer, first);
+    if (s.rows > 0)
+        pack_strip(&s, to);
+    else
+        for (int64_t i = 0; i < r->tiles * TILE; i += DEPTH)
+            _mm512_store_si512(to + i, _mm512_setzero_si512());
+}
+
+/* A rectangle of sums: [rows, columns] at (row, column) of c. */
+typedef struct patch {
+    float *sums;
+    int64_t stride, row, column, rows, columns;
+} patch;
+
+AMX static inline __mmask16 lanes(int64_t left) {
+    return left >= 16 ? 0xffff : (__mmask16)((1U << left) - 1);
+}
+
+AMX static void add_rows(const patch *s, const float *from, int64_t from_stride) {
+    for (int64_t i = 0; i < s->rows; i++, from += from_stride)
+        for (int64_t j = 0; j < s->columns; j += 16) {
+            const __mmask16 mask = lanes(s->columns - j);
+            float *y = s->sums + i * s->stride + j;
+            _mm512_mask_storeu_ps(y, mask,
+                                  _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y),
+                                                _mm512_maskz_loadu_ps(mask, from + j)));
+        }
+}
+
+AMX static inline __m512 widen(__m256i x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
+AMX static void store_f32(const patch *s, float *c, int64_t stride, const float *residual) {
+    for (int64_t i = 0; i < s->rows; i++)
+        for (int64_t j = 0; j < s->columns; j += 16) {
+            const __mmask16 mask = lanes(s->columns - j);
+            __m512 y = _mm512_maskz_loadu_ps(mask, s->sums + i * s->stride + j);
+            if (residual)
+                y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual + i * stride + j));
+            _mm512_mask_storeu_ps(c + i * stride + j, mask, y);
+        }
+}
+
+AMX static void store_bf16(const patch *s, uint16_t *c, int64_t stride, const uint16_t *residual) {
+    for (int64_t i = 0; i < s->rows; i++)
+        for (int64_t j = 0; j < s->columns; j += 16) {
+            const __mmask16 mask = lanes(s->columns - j);
+            __m512 y = _mm512_maskz_loadu_ps(mask, s->sums + i * s->stride + j);
+            if (residual)
+                y = _mm512_add_ps(y,
+                                  widen(_mm256_maskz_loadu_epi16(mask, residual + i * stride + j)));
+            _mm256_mask_storeu_epi16(c + i * stride + j, mask, (__m256i)_mm512_cvtneps_pbh(y));
+        }
+}
+
+static void apply_activation(const patch *s, ds_unary kind) {
+    const ds_simd *simd = ds_cpu_simd();
+    if (s->stride == s->columns)
+        simd->unary(kind, 0, s->sums, s->sums, s->rows * s->columns);
+    else
+        for (int64_t i = 0; i < s->rows; i++)
+            simd->unary(kind, 0, s->sums + i * s->stride, s->sums + i * s->stride, s->columns);
+}
+
+/* What the sums of this slab become. */
+AMX static void finish(const run *r, const patch *s) {
+    const ds_product *p = &r->g->product;
+    float *earlier = r->sums + s->row * r->sums_stride + s->column;
+    if (!r->is_first)
+        add_rows(s, earlier, r->sums_stride);
+    if (!r->is_last || sums_in_c(p)) {
+        store_f32(s, earlier, r->sums_stride, NULL);
+        return;
+    }
+    if (p->has_bias)
+        add_rows(s, r->bias + s->column, 0);
+    if (p->has_activation)
+        apply_activation(s, p->activation);
+    const int64_t stride = p->c.row_stride, at = s->row * stride + s->column;
+    if (p->c.dtype == DS_F32)
+        store_f32(s, (float *)r->c + at, stride,
+                  r->residual ? (const float *)(const void *)r->residual + at : NULL);
+    else
+        store_bf16(s, (uint16_t *)r->c + at, stride,
+                   r->residual ? (const uint16_t *)(const void *)r->residual + at : NULL);
+}
+
+/* Sums of one panel with a packed block. */
+AMX static void multiply_panel(const run *r, const uint16_t *block, int64_t rows,
+                               const uint16_t *panel, float *sums) {
+    const int64_t strip_size = r->tiles * TILE, pieces = round_up(rows, PANEL) / PANEL;
+    const bool by_rows = r->g->outer_is_a;
+    for (int64_t k = 0; k < r->tiles; k += CHUNK) {
+        const int64_t left = r->tiles - k, tiles = left < CHUNK ? left : CHUNK;
+        /* what comes next, in equal shares; past the last panel lies more of the workspace, and
+         * asking for that does no harm */
+        const uint16_t *next =
+            k + tiles < r->tiles ? panel + (k + tiles) * TILE : panel + 2 * strip_size;
+        const int64_t lines = (LINES + pieces - 1) / pieces;
+        for (int64_t i = 0; i < pieces; i++) {
+            const uint16_t *outer = block + 2 * i * strip_size + k * TILE;
+            const uint16_t *inner = panel + k * TILE;
+            multiply_block(by_rows ? outer : inner, by_rows ? inner : outer, strip_size, tiles,
+                           by_rows ? sums + i * PANEL * PANEL : sums + i * PANEL,
+                           by_rows ? PANEL : r->g->block, k > 0,
+                           (const char *)next + i * lines * tiles * 64, lines);
+        }
+    }
+}
+
+AMX static void run_block(const run *r, int64_t first, char *memory) {
+    const ds_amx_gemm *g = r->g;
+    const int64_t left = g->outer - first, rows = left < g->block ? left : g->block;
+    uint16_t *block = (uint16_t *)(void *)memory;
+    float *sums = (float *)(void *)(memory + g->block * g->slab * 2);
+    for (int64_t i = 0; i < round_up(rows, PANEL); i += STRIP)
+        pack(r, true, first + i, block + i * r->tiles * DEPTH);
+    for (int64_t j = 0; j < g->inner; j += PANEL) {
+        const int64_t wide = g->inner - j < PANEL ? g->inner - j : PANEL;
+        multiply_panel(r, block, rows, r->panels + j * r->tiles * DEPTH, sums);
+        const patch s = g->outer_is_a ? (patch){sums, PANEL, first, j, rows, wide}
+                                      : (patch){sums, g->block, j, first, wide, rows};
+        finish(r, &s);
+    }
+}
+
+AMX static void run_slab(const run *r, char *workspace) {
+    const ds_amx_gemm *g = r->g;
+    const ds_tiles *amx = ds_tiles_amx();
+#pragma omp parallel num_threads(g->n_threads)
+    {
+        char *memory = workspace + g->private_at + (size_t)omp_get_thread_num() * g->private_bytes;
+        amx->begin();
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < round_up(g->inner, PANEL); i += STRIP)
+            pack(r, false, i, r->panels + i * r->tiles * DEPTH);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < g->outer; i += g->block)
+            run_block(r, i, memory);
+        amx->end();
+    }
+}
+
+void ds_amx_gemm_run(const ds_amx_gemm *g, const void *a, const void *b, void *c, const float *bias,
+                     const void *residual, void *workspace) {
+    const ds_product *p = &g->product;
+    const bool in_c = sums_in_c(p);
+    char *memory = workspace;
+    for (int64_t i = 0; i < g->n_slabs; i++) {
+        const int64_t k = i * g->slab, left = p->k - k, depth = left < g->slab ? left : g->slab;
+        const uint16_t *from_a = (const uint16_t *)a + k * p->a.column_stride;
+        const uint16_t *from_b = (const uint16_t *)b + k * p->b.row_stride;
+        const run r = {.g = g,
+                       .outer = g->outer_is_a ? from_a : from_b,
+                       .inner = g->outer_is_a ? from_b : from_a,
+                       .depth = depth,
+                       .tiles = round_up(depth, DEPTH) / DEPTH,
+                       .is_first = i == 0 && !p->accumulates,
+                       .is_last = i == g->n_slabs - 1,
+                       .panels = (uint16_t *)(void *)(memory + g->inner_at),
+                       .sums = in_c ? c : (float *)(void *)(memory + g->sums_at),
+                       .sums_stride = in_c ? p->c.row_stride : p->n,
+                       .c = c,
+                       .bias = bias,
+                       .residual = residual};
+        run_slab(&r, memory);
+    }
+}
+
+#else
+
+void ds_amx_gemm_run(const ds_amx_gemm *g, const void *a, const void *b, void *c, const float *bias,
+                     const void *residual, void *workspace) {
+    (void)g, (void)a, (void)b, (void)c, (void)bias, (void)residual, (void)workspace;
+}
+
+#endif
