@@ -23,6 +23,7 @@ enum {
     MOST_ROWS = 256,  /* of a packed block, whose sums are another 32 KB */
     MOST_SLAB = 4096, /* of k at once */
     BLOCK_BYTES = 1 << 20,
+    STREAMED_BYTES = 1 << 20, /* results of more are written past the caches */
 };
 
 static int64_t round_up(int64_t x, int64_t unit) {
@@ -72,6 +73,7 @@ ds_amx_gemm ds_amx_gemm_plan(const ds_product *p, int n_threads) {
     g.slab = round_up((p->k + g.n_slabs - 1) / g.n_slabs, DEPTH);
     g.n_slabs = (p->k + g.slab - 1) / g.slab;
     g.block = block_of(g.outer, g.slab, n_threads);
+    g.streams = p->c.dtype == DS_F32 && p->m * p->n * 4 > STREAMED_BYTES;
     g.inner_at = reserve(&g, round_up(g.inner, PANEL) * g.slab * 2);
     if (g.n_slabs > 1 && !sums_in_c(p))
         g.sums_at = reserve(&g, p->m * p->n * 4);
@@ -119,53 +121,80 @@ AMX static inline void turn(__m512i r[16]) {
     }
 }
 
-/* Where an operand's strip lies: x[row · row_stride + k · k_stride], one of the strides 1. */
-typedef struct strip {
+/* An operand, as rows along k: x[row · row_stride + k · k_stride], one of the strides 1. */
+typedef struct source {
     const uint16_t *x;
-    int64_t row_stride, k_stride, rows, depth; /* rows ≤ 16 and depth as far as it goes */
-    bool in_pairs;                             /* tiles of b */
-} strip;
+    int64_t row_stride, k_stride, rows, depth;
+    bool in_pairs; /* it becomes tiles of b */
+} source;
 
-/* 32 of k from rows that are contiguous along k. */
-AMX static inline void load_along_k(const strip *s, int64_t k, __m512i r[16]) {
-    const int64_t left = s->depth - k;
+/* One tile of rows that are contiguous along k. */
+AMX static void pack_along_k(const source *s, int64_t row, int64_t k, uint16_t *tile) {
+    const int64_t left = s->depth - k, rows = s->rows - row;
     const __mmask32 mask = left >= DEPTH ? 0xffffffffU : (1U << left) - 1;
-    const uint16_t *x = s->x + k;
+    const uint16_t *x = s->x + row * s->row_stride + k;
+    __m512i r[16];
 #pragma GCC unroll 16
     for (int i = 0; i < STRIP; i++)
-        r[i] = i < s->rows ? _mm512_maskz_loadu_epi16(mask, x + i * s->row_stride)
-                           : _mm512_setzero_si512();
-}
-
-/* The same where rows are contiguous: pairs along k, one pair of lines at a time. */
-AMX static inline void load_across_k(const strip *s, int64_t k, __m512i r[16]) {
-    const __mmask16 mask = (__mmask16)((1U << s->rows) - 1);
-    const uint16_t *x = s->x + k * s->k_stride;
+        r[i] = i < rows ? _mm512_maskz_loadu_epi16(mask, x + i * s->row_stride)
+                        : _mm512_setzero_si512();
+    if (s->in_pairs)
+        turn(r);
 #pragma GCC unroll 16
-    for (int i = 0; i < STRIP; i++, x += 2 * s->k_stride) {
-        const __m256i none = _mm256_setzero_si256();
-        const bool has_even = k + 2 * i < s->depth, has_odd = k + 2 * i + 1 < s->depth;
-        const __m256i even = has_even ? _mm256_maskz_loadu_epi16(mask, x) : none;
-        const __m256i odd = has_odd ? _mm256_maskz_loadu_epi16(mask, x + s->k_stride) : none;
-        r[i] = _mm512_or_si512(_mm512_cvtepu16_epi32(even),
-                               _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-    }
+    for (int i = 0; i < STRIP; i++)
+        _mm512_store_si512(tile + i * DEPTH, r[i]);
 }
 
-AMX static void pack_strip(const strip *s, uint16_t *to) {
-    const bool along_k = s->k_stride == 1;
+AMX static void turn_tile(uint16_t *tile) {
     __m512i r[16];
-    for (int64_t k = 0; k < s->depth; k += DEPTH, to += TILE) {
-        if (along_k)
-            load_along_k(s, k, r);
-        else
-            load_across_k(s, k, r);
-        if (along_k == s->in_pairs)
-            turn(r);
 #pragma GCC unroll 16
-        for (int i = 0; i < STRIP; i++)
-            _mm512_store_si512(to + i * DEPTH, r[i]);
+    for (int i = 0; i < STRIP; i++)
+        r[i] = _mm512_load_si512(tile + i * DEPTH);
+    turn(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < STRIP; i++)
+        _mm512_store_si512(tile + i * DEPTH, r[i]);
+}
+
+/* The same position of two strips, where rows are contiguous: two lines of k give pairs. */
+AMX static void pack_across_k(const source *s, int64_t row, int64_t k, uint16_t *tile,
+                              int64_t strip_size) {
+    const int64_t left = s->rows - row;
+    const __mmask32 mask = left >= PANEL ? 0xffffffffU : left > 0 ? (1U << left) - 1 : 0;
+    const __m512i low = _mm512_set_epi32(0x2f000f, 0x2e000e, 0x2d000d, 0x2c000c, 0x2b000b, 0x2a000a,
+                                         0x290009, 0x280008, 0x270007, 0x260006, 0x250005, 0x240004,
+                                         0x230003, 0x220002, 0x210001, 0x200000);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16)),
+                  none = _mm512_setzero_si512();
+    const uint16_t *x = s->x + row + k * s->k_stride;
+    for (int i = 0; i < STRIP; i++, x += 2 * s->k_stride) {
+        const bool has_even = k + 2 * i < s->depth, has_odd = k + 2 * i + 1 < s->depth;
+        const __m512i even = has_even ? _mm512_maskz_loadu_epi16(mask, x) : none;
+        const __m512i odd = has_odd ? _mm512_maskz_loadu_epi16(mask, x + s->k_stride) : none;
+        _mm512_store_si512(tile + i * DEPTH, _mm512_permutex2var_epi16(even, low, odd));
+        _mm512_store_si512(tile + strip_size + i * DEPTH,
+                           _mm512_permutex2var_epi16(even, high, odd));
     }
+    if (!s->in_pairs) {
+        turn_tile(tile);
+        turn_tile(tile + strip_size);
+    }
+}
+
+/* Packs rows [row, row_end) and k [k, k_end), whole panels and tiles. Memory is read along its
+ * lines: strip after strip, or all strips of one tile of k after the other. */
+AMX static void pack(const source *s, int64_t row, int64_t row_end, int64_t k, int64_t k_end,
+                     int64_t strip_size, uint16_t *to) {
+    if (s->k_stride == 1) {
+        for (int64_t i = row; i < row_end; i += STRIP)
+            for (int64_t j = k; j < k_end; j += DEPTH)
+                pack_along_k(s, i, j, to + (i - row) / STRIP * strip_size + j / DEPTH * TILE);
+        return;
+    }
+    for (int64_t j = k; j < k_end; j += DEPTH)
+        for (int64_t i = row; i < row_end; i += PANEL)
+            pack_across_k(s, i, j, to + (i - row) / STRIP * strip_size + j / DEPTH * TILE,
+                          strip_size);
 }
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
@@ -222,29 +251,16 @@ typedef struct run {
     const char *residual;
 } run;
 
-static strip strip_of(const run *r, bool outer, int64_t first) {
-    const ds_product *p = &r->g->product;
-    const bool is_a = outer == r->g->outer_is_a;
-    const ds_operand *x = is_a ? &p->a : &p->b;
-    const int64_t count = outer ? r->g->outer : r->g->inner, left = count - first;
-    strip s = {.row_stride = is_a ? x->row_stride : x->column_stride,
-               .k_stride = is_a ? x->column_stride : x->row_stride,
-               .rows = left < STRIP ? left : STRIP,
-               .depth = r->depth,
-               .in_pairs = !is_a};
-    if (s.rows < 0)
-        s.rows = 0;
-    s.x = (outer ? r->outer : r->inner) + first * s.row_stride;
-    return s;
-}
-
-AMX static void pack(const run *r, bool outer, int64_t first, uint16_t *to) {
-    const strip s = strip_of(r, outer, first);
-    if (s.rows > 0)
-        pack_strip(&s, to);
-    else
-        for (int64_t i = 0; i < r->tiles * TILE; i += DEPTH)
-            _mm512_store_si512(to + i, _mm512_setzero_si512());
+static source source_of(const run *r, bool outer) {
+    const ds_amx_gemm *g = r->g;
+    const bool is_a = outer == g->outer_is_a;
+    const ds_operand *x = is_a ? &g->product.a : &g->product.b;
+    return (source){.x = outer ? r->outer : r->inner,
+                    .row_stride = is_a ? x->row_stride : x->column_stride,
+                    .k_stride = is_a ? x->column_stride : x->row_stride,
+                    .rows = outer ? g->outer : g->inner,
+                    .depth = r->depth,
+                    .in_pairs = !is_a};
 }
 
 /* A rectangle of sums: [rows, columns] at (row, column) of c. */
@@ -272,14 +288,19 @@ AMX static inline __m512 widen(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-AMX static void store_f32(const patch *s, float *c, int64_t stride, const float *residual) {
+AMX static void store_f32(const patch *s, float *c, int64_t stride, const float *residual,
+                          bool streams) {
     for (int64_t i = 0; i < s->rows; i++)
         for (int64_t j = 0; j < s->columns; j += 16) {
             const __mmask16 mask = lanes(s->columns - j);
             __m512 y = _mm512_maskz_loadu_ps(mask, s->sums + i * s->stride + j);
             if (residual)
                 y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, residual + i * stride + j));
-            _mm512_mask_storeu_ps(c + i * stride + j, mask, y);
+            float *to = c + i * stride + j;
+            if (streams && mask == 0xffff && (uintptr_t)to % 64 == 0)
+                _mm512_stream_ps(to, y);
+            else
+                _mm512_mask_storeu_ps(to, mask, y);
         }
 }
 
@@ -311,7 +332,7 @@ AMX static void finish(const run *r, const patch *s) {
     if (!r->is_first)
         add_rows(s, earlier, r->sums_stride);
     if (!r->is_last || sums_in_c(p)) {
-        store_f32(s, earlier, r->sums_stride, NULL);
+        store_f32(s, earlier, r->sums_stride, NULL, r->is_last && r->g->streams);
         return;
     }
     if (p->has_bias)
@@ -321,7 +342,8 @@ AMX static void finish(const run *r, const patch *s) {
     const int64_t stride = p->c.row_stride, at = s->row * stride + s->column;
     if (p->c.dtype == DS_F32)
         store_f32(s, (float *)r->c + at, stride,
-                  r->residual ? (const float *)(const void *)r->residual + at : NULL);
+                  r->residual ? (const float *)(const void *)r->residual + at : NULL,
+                  r->g->streams);
     else
         store_bf16(s, (uint16_t *)r->c + at, stride,
                    r->residual ? (const uint16_t *)(const void *)r->residual + at : NULL);
@@ -355,14 +377,29 @@ AMX static void run_block(const run *r, int64_t first, char *memory) {
     const int64_t left = g->outer - first, rows = left < g->block ? left : g->block;
     uint16_t *block = (uint16_t *)(void *)memory;
     float *sums = (float *)(void *)(memory + g->block * g->slab * 2);
-    for (int64_t i = 0; i < round_up(rows, PANEL); i += STRIP)
-        pack(r, true, first + i, block + i * r->tiles * DEPTH);
+    const source from = source_of(r, true);
+    pack(&from, first, first + round_up(rows, PANEL), 0, r->depth, r->tiles * TILE, block);
     for (int64_t j = 0; j < g->inner; j += PANEL) {
         const int64_t wide = g->inner - j < PANEL ? g->inner - j : PANEL;
         multiply_panel(r, block, rows, r->panels + j * r->tiles * DEPTH, sums);
         const patch s = g->outer_is_a ? (patch){sums, PANEL, first, j, rows, wide}
                                       : (patch){sums, g->block, j, first, wide, rows};
         finish(r, &s);
+    }
+}
+
+/* This thread's share of the panels: some of the strips, or some of k. */
+AMX static void pack_inner(const run *r, int thread, int n_threads) {
+    const source s = source_of(r, false);
+    const int64_t strip_size = r->tiles * TILE, panels = round_up(r->g->inner, PANEL) / PANEL;
+    if (s.k_stride == 1) {
+        const int64_t from = panels * thread / n_threads * PANEL;
+        const int64_t to = panels * (thread + 1) / n_threads * PANEL;
+        pack(&s, from, to, 0, r->depth, strip_size, r->panels + from / STRIP * strip_size);
+    } else {
+        const int64_t from = r->tiles * thread / n_threads * DEPTH;
+        const int64_t to = r->tiles * (thread + 1) / n_threads * DEPTH;
+        pack(&s, 0, panels * PANEL, from, to, strip_size, r->panels);
     }
 }
 
@@ -373,9 +410,8 @@ AMX static void run_slab(const run *r, char *workspace) {
     {
         char *memory = workspace + g->private_at + (size_t)omp_get_thread_num() * g->private_bytes;
         amx->begin();
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < round_up(g->inner, PANEL); i += STRIP)
-            pack(r, false, i, r->panels + i * r->tiles * DEPTH);
+        pack_inner(r, omp_get_thread_num(), omp_get_num_threads());
+#pragma omp barrier
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < g->outer; i += g->block)
             run_block(r, i, memory);

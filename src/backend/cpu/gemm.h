@@ -43,6 +43,7 @@ typedef struct ds_amx_gemm {
     int64_t outer, inner;  /* rows of a and columns of b, or the other way round */
     int64_t block;         /* of outer, packed at a time */
     int64_t slab, n_slabs; /* of k */
+    bool streams;          /* c is too large to be found in a cache later */
     size_t inner_at, sums_at, private_at, private_bytes, workspace;
 } ds_amx_gemm;
 
