@@ -67,6 +67,18 @@ void ds_attention_stage(const ds_tensor *t, int64_t b, int64_t row, int64_t head
     memset((char *)out + n * padded * size, 0, (size_t)((n_padded - n) * padded * size));
 }
 
+void ds_attention_store_weights(ds_dtype dtype, const float *weights, int64_t first, int64_t end,
+                                char *to) {
+    enum { LANES = 16 };
+    const int64_t size = (int64_t)ds_dtype_size(dtype);
+    const int64_t from = first / LANES * LANES, until = ds_round_up(end, LANES);
+    if (from > 0)
+        memset(to, 0, (size_t)(from * size));
+    ds_cpu_simd()->store(dtype, weights + from, to + from * size, until - from);
+    if (until < DS_KEY_BLOCK)
+        memset(to + until * size, 0, (size_t)((DS_KEY_BLOCK - until) * size));
+}
+
 static bool accepts(const ds_node *node) {
     const ds_node *q = node->inputs[0], *v = node->inputs[2];
     return q->type.dims[3] <= DS_BLOCK && v->type.dims[3] <= DS_BLOCK;
@@ -162,9 +174,7 @@ static void weigh(const ds_attention_problem *p, const memory *m, running *run, 
         }
         simd->attend(scores, first, end, p->opts.scale, &run->max[r], &run->sum[r],
                      m->out + r * p->padded_v_dim, p->padded_v_dim);
-        memset(to, 0, (size_t)(first * size));
-        simd->store(p->tiles->dtype, scores + first, to + first * size, end - first);
-        memset(to + end * size, 0, (size_t)((DS_KEY_BLOCK - end) * size));
+        ds_attention_store_weights(p->tiles->dtype, scores, first, end, to);
     }
 }
 

@@ -28,6 +28,11 @@ void ds_attention_seen(const ds_attention_problem *p, int64_t b, int64_t t, int6
 void ds_attention_stage(const ds_tensor *t, int64_t b, int64_t row, int64_t head, int64_t n,
                         ds_dtype dtype, void *out, int64_t n_padded, int64_t padded);
 
+/* A row of weights that attend() made of [first, end), as DS_KEY_BLOCK numbers of the tiles' dtype.
+ */
+void ds_attention_store_weights(ds_dtype dtype, const float *weights, int64_t first, int64_t end,
+                                char *to);
+
 /* A row of one head, as f32. */
 const float *ds_attention_row(const ds_tensor *t, int64_t b, int64_t row, int64_t head,
                               float *buffer);

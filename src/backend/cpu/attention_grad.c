@@ -96,14 +96,6 @@ static void stage_queries(const ds_kernel_args *args, const ds_attention_problem
     memset(m->dq, 0, (size_t)(DS_QUERY_BLOCK * p->padded_dim) * sizeof *m->dq);
 }
 
-/* One row: [first, end) of scores and dweights in the dtype of the tiles, zeros around. */
-static void store_row(ds_dtype dtype, const float *values, int64_t first, int64_t end, char *to) {
-    const int64_t size = (int64_t)ds_dtype_size(dtype);
-    memset(to, 0, (size_t)(first * size));
-    ds_cpu_simd()->store(dtype, values + first, to + first * size, end - first);
-    memset(to + end * size, 0, (size_t)((DS_KEY_BLOCK - end) * size));
-}
-
 static void weigh(const ds_attention_problem *p, const memory *m, const float *lse, int64_t b,
                   int64_t t0, int64_t n, int64_t j) {
     const ds_dtype dtype = p->tiles->dtype;
@@ -116,13 +108,15 @@ static void weigh(const ds_attention_problem *p, const memory *m, const float *l
             first = first < j ? 0 : first - j;
             end = end - j > DS_KEY_BLOCK ? DS_KEY_BLOCK : end - j;
         }
-        if (first >= end)
-            first = end = 0;
-        else
-            ds_cpu_simd()->attend_grad(scores + first, dweights + first, end - first, p->opts.scale,
-                                       lse[r], m->through[r]);
-        store_row(dtype, scores, first, end, m->weights + r * bytes);
-        store_row(dtype, dweights, first, end, m->dscores + r * bytes);
+        if (first >= end) {
+            memset(m->weights + r * bytes, 0, (size_t)bytes);
+            memset(m->dscores + r * bytes, 0, (size_t)bytes);
+            continue;
+        }
+        ds_cpu_simd()->attend_grad(scores, dweights, first, end, p->opts.scale, lse[r],
+                                   m->through[r]);
+        ds_attention_store_weights(dtype, scores, first, end, m->weights + r * bytes);
+        ds_attention_store_weights(dtype, dweights, first, end, m->dscores + r * bytes);
     }
 }
 

@@ -39,8 +39,8 @@ void SIMD(multiply)(const void *a, int64_t a_stride, const void *b, float *c, in
                     int64_t m, int64_t n, int64_t k, bool accumulate);
 void SIMD(attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
                   float *out, int64_t n_out);
-void SIMD(attend_grad)(float *scores, float *dweights, int64_t n, float scale, float lse,
-                       float through);
+void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t end, float scale,
+                       float lse, float through);
 void SIMD(rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
                   float *yb, int64_t n);
 void SIMD(dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);

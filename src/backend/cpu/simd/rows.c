@@ -29,41 +29,25 @@ float SIMD(dot)(const float *a, const float *b, int64_t n) {
     return s;
 }
 
-/* Several running extremes by hand: a NaN must win, which `reduction(max)` does not promise. */
-enum { EXTREMES = 64 };
-
+/* A NaN must win, which `reduction(max)` does not promise. */
 float SIMD(max)(const float *x, int64_t n) {
-    float best[EXTREMES];
-    for (int k = 0; k < EXTREMES; k++)
-        best[k] = -INFINITY;
-    int64_t i = 0;
-    for (; i + EXTREMES <= n; i += EXTREMES)
-#pragma omp simd
-        for (int k = 0; k < EXTREMES; k++)
-            best[k] = x[i + k] > best[k] || x[i + k] != x[i + k] ? x[i + k] : best[k];
-    float m = -INFINITY;
-    for (; i < n; i++)
-        m = x[i] > m || x[i] != x[i] ? x[i] : m;
-    for (int k = 0; k < EXTREMES; k++)
-        m = best[k] > m || best[k] != best[k] ? best[k] : m;
-    return m;
+    float m = -INFINITY, nan = 0;
+#pragma omp simd reduction(max : m) reduction(+ : nan)
+    for (int64_t i = 0; i < n; i++) {
+        m = x[i] > m ? x[i] : m;
+        nan += x[i] != x[i] ? 1.0f : 0.0f;
+    }
+    return nan > 0 ? NAN : m;
 }
 
 float SIMD(min)(const float *x, int64_t n) {
-    float best[EXTREMES];
-    for (int k = 0; k < EXTREMES; k++)
-        best[k] = INFINITY;
-    int64_t i = 0;
-    for (; i + EXTREMES <= n; i += EXTREMES)
-#pragma omp simd
-        for (int k = 0; k < EXTREMES; k++)
-            best[k] = x[i + k] < best[k] || x[i + k] != x[i + k] ? x[i + k] : best[k];
-    float m = INFINITY;
-    for (; i < n; i++)
-        m = x[i] < m || x[i] != x[i] ? x[i] : m;
-    for (int k = 0; k < EXTREMES; k++)
-        m = best[k] < m || best[k] != best[k] ? best[k] : m;
-    return m;
+    float m = INFINITY, nan = 0;
+#pragma omp simd reduction(min : m) reduction(+ : nan)
+    for (int64_t i = 0; i < n; i++) {
+        m = x[i] < m ? x[i] : m;
+        nan += x[i] != x[i] ? 1.0f : 0.0f;
+    }
+    return nan > 0 ? NAN : m;
 }
 
 void SIMD(axpy)(float alpha, const float *x, float *y, int64_t n) {

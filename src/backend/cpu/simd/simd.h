@@ -65,12 +65,14 @@ typedef struct ds_simd {
 
     ds_tiles tiles; /* of f32 */
     /* One row of attention over scores[first … end), first < end: scales them, raises the running
-     * maximum and rescales sum and out accordingly, turns them into weights, adds up their sum. */
+     * maximum and rescales sum and out accordingly, turns them into weights, adds up their sum.
+     * Whole vectors of 16 are worked on; weights before `first` and from `end` on in them are 0. */
     void (*attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
                    float *out, int64_t n_out);
-    /* Backwards: scores become weights p, and dweights p (dweights − through) scale. */
-    void (*attend_grad)(float *scores, float *dweights, int64_t n, float scale, float lse,
-                        float through);
+    /* Backwards, in the same vectors: scores become weights p, and dweights p (dweights − through)
+     * scale. */
+    void (*attend_grad)(float *scores, float *dweights, int64_t first, int64_t end, float scale,
+                        float lse, float through);
 
     /* Pairs (a, b) turned by angles given as cos and sin. */
     void (*rotate)(const float *a, const float *b, const float *cosine, const float *sine,

@@ -30,8 +30,7 @@ void SIMD(pack_rows)(const void *rows, int64_t stride, int64_t k, int64_t n, voi
 void SIMD(pack_columns)(const void *columns, int64_t stride, int64_t k, int64_t n, void *packed) {
     for (int64_t j = 0; j < n; j += PANEL)
         SIMD(transpose32)
-        ((const uint32_t *)columns + j * stride, stride, (uint32_t *)packed + j * k, PANEL, PANEL,
-         k);
+    ((const uint32_t *)columns + j * stride, stride, (uint32_t *)packed + j * k, PANEL, PANEL, k);
 }
 
 static inline void block(const float *a, int64_t a_stride, const float *b, float *c,
@@ -80,15 +79,61 @@ static inline float weight_of(float x) {
     return x < -87.0f ? 0.0f : y;
 }
 
+/* Rows are worked on in whole vectors, so that no loop has a remainder: what is not seen of the
+ * first and the last one gets the weight of −∞. */
+enum { WHOLE = 16 }; /* the widest vectors', for all instruction sets */
+
+static int64_t first_lane(int64_t first) {
+    return first / WHOLE * WHOLE;
+}
+
+static int64_t last_lane(int64_t end) {
+    return (end + WHOLE - 1) / WHOLE * WHOLE;
+}
+
+static void hide(float *scores, int64_t first, int64_t end) {
+    for (int64_t i = first_lane(first); i < first; i++)
+        scores[i] = -INFINITY;
+    for (int64_t i = end; i < last_lane(end); i++)
+        scores[i] = -INFINITY;
+}
+
+/* NaN may be lost here, but not from the weights. */
+static float scale_row(float *s, int64_t n, float scale) {
+    float best[WHOLE], largest = -INFINITY;
+    for (int k = 0; k < WHOLE; k++)
+        best[k] = -INFINITY;
+    for (int64_t i = 0; i < n; i += WHOLE)
+#pragma omp simd
+        for (int k = 0; k < WHOLE; k++) {
+            s[i + k] *= scale;
+            best[k] = s[i + k] > best[k] ? s[i + k] : best[k];
+        }
+    for (int k = 0; k < WHOLE; k++)
+        largest = best[k] > largest ? best[k] : largest;
+    return largest;
+}
+
+static float weigh_row(float *s, int64_t n, float shift) {
+    float part[WHOLE] = {0}, total = 0;
+    for (int64_t i = 0; i < n; i += WHOLE)
+#pragma omp simd
+        for (int k = 0; k < WHOLE; k++) {
+            s[i + k] = weight_of(s[i + k] - shift);
+            part[k] += s[i + k];
+        }
+    for (int k = 0; k < WHOLE; k++)
+        total += part[k];
+    return total;
+}
+
 void SIMD(attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
                   float *out, int64_t n_out) {
-    float *s = scores + first;
-    const int64_t n = end - first;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-        s[i] *= scale;
-    const float largest = SIMD(max)(s, n);
-    if (!(largest <= *max)) {
+    float *s = scores + first_lane(first);
+    const int64_t n = last_lane(end) - first_lane(first);
+    hide(scores, first, end);
+    const float largest = scale_row(s, n, scale);
+    if (largest > *max) {
         const float factor = *max == -INFINITY ? 0.0f : fast_exp(*max - largest);
         *max = largest;
         *sum *= factor;
@@ -96,22 +141,17 @@ void SIMD(attend)(float *scores, int64_t first, int64_t end, float scale, float 
         for (int64_t i = 0; i < n_out; i++)
             out[i] *= factor;
     }
-    const float m = *max;
-    float total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int64_t i = 0; i < n; i++) {
-        s[i] = weight_of(s[i] - m);
-        total += s[i];
-    }
-    *sum += total;
+    *sum += weigh_row(s, n, *max);
 }
 
-void SIMD(attend_grad)(float *scores, float *dweights, int64_t n, float scale, float lse,
-                       float through) {
+void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t end, float scale,
+                       float lse, float through) {
+    hide(scores, first, end);
+    for (int64_t i = first_lane(first); i < end; i += WHOLE)
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const float p = weight_of(scores[i] * scale - lse);
-        scores[i] = p;
-        dweights[i] = p * (dweights[i] - through) * scale;
-    }
+        for (int k = 0; k < WHOLE; k++) {
+            const float p = weight_of(scores[i + k] * scale - lse);
+            scores[i + k] = p;
+            dweights[i + k] = p * (dweights[i + k] - through) * scale;
+        }
 }
