@@ -43,6 +43,21 @@ static inline float fast_exp(float x) {
     return p * as_float((uint32_t)(half + 127) << 23) * as_float((uint32_t)(i - half + 127) << 23);
 }
 
+/* e^x for x ≤ 0 to about 2e-7 of the result plus the rounding of x, flushed to zero below e^-87:
+ * for softmaxes, where such weights are nothing beside the largest. */
+static inline float fast_exp_below_zero(float x) {
+    const float t = (x < -87.0f ? -87.0f : x) * 1.44269504f;
+    const float n = (t + 12582912.0f) - 12582912.0f, r = t - n;
+    float p = 1.340724930e-03f;
+    p = p * r + 9.671875711e-03f;
+    p = p * r + 5.550308389e-02f;
+    p = p * r + 2.402223461e-01f;
+    p = p * r + 6.931472149e-01f;
+    p = p * r + 1.0f;
+    const float y = p * as_float((uint32_t)((int32_t)n + 127) << 23);
+    return x < -87.0f ? 0.0f : y;
+}
+
 /* 2^e · m with m in [√½, √2): log x = e ln 2 + log m. */
 static inline float fast_log(float x) {
     const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x; /* subnormals up by 2^23 */

@@ -60,7 +60,7 @@ float SIMD(exp_sum)(const float *x, float shift, float scale, float *y, int64_t 
     float s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; i++) {
-        y[i] = scale * fast_exp(x[i] - shift);
+        y[i] = scale * fast_exp_below_zero(x[i] - shift);
         s += y[i];
     }
     return s;
@@ -70,7 +70,7 @@ float SIMD(sum_exp)(const float *x, float shift, int64_t n) {
     float s = 0;
 #pragma omp simd reduction(+ : s)
     for (int64_t i = 0; i < n; i++)
-        s += fast_exp(x[i] - shift);
+        s += fast_exp_below_zero(x[i] - shift);
     return s;
 }
 

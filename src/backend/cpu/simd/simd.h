@@ -43,9 +43,9 @@ typedef struct ds_simd {
     float (*dot)(const float *a, const float *b, int64_t n);
     /* y += alpha · x */
     void (*axpy)(float alpha, const float *x, float *y, int64_t n);
-    /* y[i] = scale · exp(x[i] − shift); returns Σ y. */
+    /* y[i] = scale · exp(x[i] − shift); returns Σ y. x ≤ shift but for rounding. */
     float (*exp_sum)(const float *x, float shift, float scale, float *y, int64_t n);
-    /* Σ exp(x[i] − shift) */
+    /* Σ exp(x[i] − shift), likewise */
     float (*sum_exp)(const float *x, float shift, int64_t n);
 
     /* dx = y · (dy − Σ dy·y) */

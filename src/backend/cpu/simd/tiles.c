@@ -64,21 +64,6 @@ void SIMD(multiply)(const void *a, int64_t a_stride, const void *b, float *c, in
 
 /* ---- softmax of scores ----------------------------------------------------------------------- */
 
-/* e^x for x ≤ 0 to about 2e-7 of the result plus the rounding of x, flushed to zero below e^-87:
- * such weights are nothing beside the largest, which is 1. */
-static inline float weight_of(float x) {
-    const float t = (x < -87.0f ? -87.0f : x) * 1.44269504f;
-    const float n = (t + 12582912.0f) - 12582912.0f, r = t - n;
-    float p = 1.340724930e-03f;
-    p = p * r + 9.671875711e-03f;
-    p = p * r + 5.550308389e-02f;
-    p = p * r + 2.402223461e-01f;
-    p = p * r + 6.931472149e-01f;
-    p = p * r + 1.0f;
-    const float y = p * as_float((uint32_t)((int32_t)n + 127) << 23);
-    return x < -87.0f ? 0.0f : y;
-}
-
 /* Rows are worked on in whole vectors, so that no loop has a remainder: what is not seen of the
  * first and the last one gets the weight of −∞. */
 enum { WHOLE = 16 }; /* the widest vectors', for all instruction sets */
@@ -119,7 +104,7 @@ static float weigh_row(float *s, int64_t n, float shift) {
     for (int64_t i = 0; i < n; i += WHOLE)
 #pragma omp simd
         for (int k = 0; k < WHOLE; k++) {
-            s[i + k] = weight_of(s[i + k] - shift);
+            s[i + k] = fast_exp_below_zero(s[i + k] - shift);
             part[k] += s[i + k];
         }
     for (int k = 0; k < WHOLE; k++)
@@ -150,7 +135,7 @@ void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t en
     for (int64_t i = first_lane(first); i < end; i += WHOLE)
 #pragma omp simd
         for (int k = 0; k < WHOLE; k++) {
-            const float p = weight_of(scores[i + k] * scale - lse);
+            const float p = fast_exp_below_zero(scores[i + k] * scale - lse);
             scores[i + k] = p;
             dweights[i + k] = p * (dweights[i + k] - through) * scale;
         }
