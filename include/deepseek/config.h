@@ -62,6 +62,11 @@ typedef enum ds_train_offload {
     DS_TRAIN_OFFLOAD_HOST,
     DS_TRAIN_OFFLOAD_FILE,
 } ds_train_offload;
+typedef enum ds_train_measure {
+    DS_TRAIN_MEASURE_GRADIENTS,
+    DS_TRAIN_MEASURE_BUSY,
+    DS_TRAIN_MEASURE_PEAK,
+} ds_train_measure;
 typedef enum ds_train_device { DS_TRAIN_CPU, DS_TRAIN_REF, DS_TRAIN_CUDA } ds_train_device;
 
 /* One corpus of a mixture. */
@@ -125,6 +130,15 @@ typedef struct ds_train_config {
         int64_t log_interval;
         ds_train_nan_policy nan_policy;
     } training;
+    struct {
+        bool enabled;
+        int min_batch, max_batch; /* samples */
+        double utilization_threshold;
+        int ramp_up_steps;
+        ds_train_measure measure;
+        bool scale_learning_rate;
+        char *replay; /* the folder of another run; NULL: utilisation is measured */
+    } dynamic_batch;
     struct {
         ds_train_recompute recompute;
         ds_train_offload offload;

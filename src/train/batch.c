@@ -7,7 +7,7 @@
 #include "train/trainer.h"
 
 ds_status ds_step_batch_new(const ds_trainer *t, ds_step_batch *out) {
-    const size_t samples = (size_t)(t->n_micro * t->micro_batch);
+    const size_t samples = (size_t)(t->max_micro * t->micro_batch);
     const size_t n = samples * (size_t)t->seq_len;
     const bool is_bert = t->model.architecture == DS_BERT;
     *out = (ds_step_batch){.tokens = ds_malloc(n * sizeof(int32_t)),

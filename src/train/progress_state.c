@@ -5,7 +5,8 @@
 
 #include "base/error.h"
 
-/* One table reads and writes: a field that is saved is a field that is restored. */
+/* One table reads and writes: a field that is saved is a field that is restored. Checkpoints made
+ * before the last ones were there leave those as they are. */
 static const struct {
     const char *name;
     enum { INT64, DOUBLE, INT, FLOAT, BOOL } kind;
@@ -26,9 +27,12 @@ static const struct {
     {"scaled_steps", INT64, offsetof(ds_train_progress, scaler.total_steps)},
     {"skipped_steps", INT64, offsetof(ds_train_progress, scaler.skipped_steps)},
     {"stuck_steps", INT64, offsetof(ds_train_progress, scaler.stuck_steps)},
+    {"batch_level", DOUBLE, offsetof(ds_train_progress, batch.level)},
+    {"batch_smoothed", DOUBLE, offsetof(ds_train_progress, batch.smoothed)},
+    {"batch_direction", INT, offsetof(ds_train_progress, batch.direction)},
 };
 
-enum { N_FIELDS = sizeof fields / sizeof *fields };
+enum { N_FIELDS = sizeof fields / sizeof *fields, N_REQUIRED = N_FIELDS - 3 };
 
 char *ds_train_progress_json(const ds_train_progress *progress) {
     json_t *root = json_object();
@@ -53,6 +57,8 @@ static ds_status read_field(const char *where, const json_t *root, int i, ds_tra
     const json_t *value = json_object_get(root, fields[i].name);
     char *at = (char *)out + fields[i].offset;
     const bool wants_bool = fields[i].kind == BOOL;
+    if (!value && i >= N_REQUIRED)
+        return DS_OK;
     if (wants_bool ? !json_is_boolean(value) : !json_is_number(value))
         return ds_fail(DS_CORRUPT, "%s: \"%s\" is missing or not %s", where, fields[i].name,
                        wants_bool ? "true or false" : "a number");
@@ -64,6 +70,11 @@ static ds_status read_field(const char *where, const json_t *root, int i, ds_tra
     case BOOL: *(bool *)at = json_is_true(value); break;
     }
     return DS_OK;
+}
+
+static bool is_batch_sound(const ds_dynamic_batch_scheduler *s) {
+    return s->level >= 0 && s->level <= 1e9 && s->smoothed <= 1 && s->direction >= -1 &&
+           s->direction <= 1;
 }
 
 ds_status ds_train_progress_parse(const char *where, const char *json, ds_train_progress *out) {
@@ -80,6 +91,8 @@ ds_status ds_train_progress_parse(const char *where, const char *json, ds_train_
     json_decref(root);
     if (status == DS_OK && (read.step < 0 || read.samples < 0))
         status = ds_fail(DS_CORRUPT, "%s: a negative count", where);
+    if (status == DS_OK && !is_batch_sound(&read.batch))
+        status = ds_fail(DS_CORRUPT, "%s: the state of the dynamic batch is out of range", where);
     if (status == DS_OK)
         *out = read;
     return status;

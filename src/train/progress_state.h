@@ -9,7 +9,8 @@ typedef struct ds_train_progress {
     int64_t samples; /* consumed: the loader's whole state */
     int64_t tokens;  /* predicted, in all */
     ds_loss_scaler scaler;
-    double train_seconds; /* over all processes of the run */
+    ds_dynamic_batch_scheduler batch; /* its level and what moves it; the rest is configured */
+    double train_seconds;             /* over all processes of the run */
 } ds_train_progress;
 
 /* As JSON text, the caller's to free(); NULL when out of memory. */

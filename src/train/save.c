@@ -27,6 +27,7 @@ static ds_status load(ds_trainer *t, const char *path) {
         status = ds_loader_seek(t->train_data, progress.samples);
     if (status == DS_OK)
         t->progress = progress;
+    ds_trainer_follow_batch(t);
     return status;
 }
 

@@ -176,7 +176,7 @@ static ds_status make_programs(ds_trainer *t) {
     ds_status status = ds_compile(g, t->state, opts, &t->first);
     opts.on_stage = NULL;
     opts.share = t->first;
-    if (status == DS_OK && t->n_micro > 1) {
+    if (status == DS_OK && t->max_micro > 1) {
         opts.accumulate = true;
         status = ds_compile(g, t->state, opts, &t->more);
     }
@@ -188,7 +188,7 @@ static ds_status make_programs(ds_trainer *t) {
         status = ds_compile(g, t->state, forward, &t->evaluate);
     }
     if (status == DS_OK)
-        status = ds_optimizer_graph(t->state, optimizer_of(t->config), &update);
+        status = ds_optimizer_graph(t->state, t->optimizer, &update);
     if (status == DS_OK) {
         const ds_compile_opts plain = {.share = t->first, .plan_only = opts.plan_only};
         status = ds_compile(update, t->state, plain, &t->update);
@@ -234,10 +234,11 @@ static ds_status make(ds_trainer *t) {
     DS_TRY(ds_train_choose_model(t->config, &t->model, &t->seq_len));
     t->precision = precision_of(t->config);
     t->micro_batch = t->config->training.micro_batch;
-    t->n_micro = t->config->training.gradient_accumulation_steps;
+    t->optimizer = optimizer_of(t->config);
     t->steps = ds_train_config_steps(t->config, t->seq_len);
     t->schedule = schedule_of(t->config, t->steps);
     t->progress.scaler = scaler_of(t->config, t->precision);
+    DS_TRY(ds_trainer_batch_new(t));
     t->flops_per_token = ds_model_flops_per_token(&t->model, t->seq_len);
     DS_TRY(open_data(t));
     DS_TRY(open_device(t));
@@ -248,7 +249,8 @@ static ds_status make(ds_trainer *t) {
     DS_TRY(ds_state_init(t->state, (uint64_t)t->config->training.seed));
     DS_TRY(open_folder(t));
     DS_TRY(ds_trainer_resume(t));
-    return ds_runlog_open(t->config->checkpoint.directory, t->progress.step, &t->log);
+    const int64_t next = t->progress.step > 0 ? t->progress.step + 1 : 0;
+    return ds_runlog_open(t->config->checkpoint.directory, next, &t->log);
 }
 
 static void show_log(ds_log_level level, const char *line, void *context) {
@@ -291,6 +293,7 @@ void ds_trainer_free(ds_trainer *t) {
     ds_loader_close(t->validation_data);
     ds_tokenizer_free(t->tokenizer);
     ds_step_batch_free(&t->batch);
+    ds_trainer_batch_free(t);
     ds_runlog_close(t->log);
     ds_progress_free(t->display);
     free(t);
@@ -315,6 +318,9 @@ void ds_trainer_print_plan(const ds_trainer *t, FILE *out) {
             ds_format_count(text, sizeof text, (double)t->memory.parameters / sizeof(float)));
     fprintf(out, "run            %lld steps of %d x %lld sequences of %lld tokens\n",
             (long long)t->steps, t->n_micro, (long long)t->micro_batch, (long long)t->seq_len);
+    if (t->config->dynamic_batch.enabled)
+        fprintf(out, "batch          %d to %d sequences, by the utilisation of the device\n",
+                t->config->dynamic_batch.min_batch, t->config->dynamic_batch.max_batch);
     fprintf(
         out, "work           %sFLOP a step\n",
         ds_format_count(text, sizeof text,

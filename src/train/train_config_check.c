@@ -79,6 +79,31 @@ static ds_status check_batch(const ds_config *reader, int64_t ranks, ds_train_co
     return DS_OK;
 }
 
+static ds_status check_dynamic_batch(const ds_config *reader, const ds_train_config *c) {
+    const struct {
+        const char *path;
+        int value;
+    } ends[] = {{"dynamic_batch.min_batch", c->dynamic_batch.min_batch},
+                {"dynamic_batch.max_batch", c->dynamic_batch.max_batch}};
+    if (!c->dynamic_batch.enabled)
+        return DS_OK;
+    if (c->dynamic_batch.max_batch < c->dynamic_batch.min_batch)
+        return ds_config_fail(reader, ends[1].path, "%d is less than min_batch, %d", ends[1].value,
+                              ends[0].value);
+    for (int i = 0; i < 2; i++)
+        if (ends[i].value % c->training.micro_batch != 0)
+            return ds_config_fail(reader,
+                                  ds_config_given(reader, ends[i].path) ? ends[i].path
+                                                                        : "training.micro_batch",
+                                  "%s, %d, is not a multiple of micro_batch, %d", ends[i].path,
+                                  ends[i].value, c->training.micro_batch);
+    if (c->training.tokens != DS_TRAIN_AUTO)
+        return ds_config_fail(reader, "training.tokens",
+                              "with dynamic_batch.enabled tokens do not tell the number of steps; "
+                              "give training.steps instead");
+    return DS_OK;
+}
+
 static ds_status check_preset(const ds_config *reader, const ds_train_config *c) {
     const char *preset = c->model.preset;
     size_t n = 0;
@@ -193,6 +218,7 @@ ds_status ds_train_config_check(const ds_config *reader, int data_parallel_size,
     DS_TRY(check_model(reader, config));
     DS_TRY(check_data(reader, config));
     DS_TRY(check_batch(reader, data_parallel_size, config));
+    DS_TRY(check_dynamic_batch(reader, config));
     DS_TRY(check_training(reader, config));
     return check_storage(reader, config);
 }

@@ -96,14 +96,16 @@ static ds_status train_step(ds_trainer *t, float rate) {
     double loss = 0;
     float norm = 0;
     DS_TRY(ds_step_batch_fill(t, t->train_data, t->n_micro, &t->batch));
+    const double start = ds_clock_s();
     DS_TRY(accumulate_gradients(t, &loss));
+    t->adaptive.gradients_s = ds_clock_s() - start;
     DS_TRY(update_parameters(t, rate, &norm));
     t->last_loss = loss;
     t->last_grad_norm = (double)norm;
     t->progress.step++;
     t->progress.samples += t->n_micro * t->micro_batch;
     t->progress.tokens += t->batch.n_predicted;
-    t->tokens_this_run += t->n_micro * t->micro_batch * t->seq_len;
+    t->steps_this_run++;
     const bool overflow = !isfinite(norm) || !isfinite(loss);
     ds_loss_scaler_update(&t->progress.scaler, overflow);
     if (overflow)
@@ -127,7 +129,6 @@ static void report(ds_trainer *t, float rate, double step_s) {
     t->smoothed_tokens_per_s =
         t->smoothed_tokens_per_s > 0 ? 0.9 * t->smoothed_tokens_per_s + 0.1 * per_s : per_s;
     const double elapsed = ds_clock_s() - t->run_start_s;
-    const double done = (double)t->tokens_this_run / tokens;
     const ds_progress_fields fields = {
         .step = t->progress.step,
         .steps = t->steps,
@@ -140,7 +141,7 @@ static void report(ds_trainer *t, float rate, double step_s) {
         .peak_flops_per_s = t->peak_flops_per_s,
         .memory_bytes = peak_memory(),
         .elapsed_s = elapsed,
-        .seconds_left = elapsed / done * (double)(t->steps - t->progress.step),
+        .seconds_left = elapsed / (double)t->steps_this_run * (double)(t->steps - t->progress.step),
         .loss_scale =
             t->precision == DS_PRECISION_FP16 ? (double)t->progress.scaler.scale : (double)NAN,
         .skipped_steps = t->skipped,
@@ -224,10 +225,13 @@ static void announce(ds_trainer *t) {
 }
 
 static ds_status run_step(ds_trainer *t) {
-    const float rate = ds_schedule_rate(&t->schedule, t->progress.step);
+    const float rate =
+        ds_schedule_rate(&t->schedule, t->progress.step) * ds_trainer_batch_rate_factor(t);
+    ds_trainer_batch_begin(t);
     const double start = ds_clock_s();
     DS_TRY(train_step(t, rate));
     report(t, rate, ds_clock_s() - start);
+    ds_trainer_batch_end(t);
     const bool last = ds_trainer_finished(t);
     if (is_due(t->progress.step, t->config->training.eval_interval) || last)
         DS_TRY(ds_trainer_evaluate(t));
@@ -242,7 +246,9 @@ ds_status ds_trainer_run(ds_trainer *t) {
     if (t->opts.plan_only)
         return ds_fail(DS_INVALID, "this trainer was only planned");
     announce(t);
-    if (t->display) /* for its "share of peak" */
+    const bool aims_at_peak = t->config->dynamic_batch.enabled &&
+                              t->config->dynamic_batch.measure == DS_TRAIN_MEASURE_PEAK;
+    if (t->display || aims_at_peak) /* the display shows the share of it */
         t->peak_flops_per_s = ds_backend_peak_flops(t->backend, ds_train_config_dtype(t->config));
     t->start_s = t->run_start_s = ds_clock_s();
     const int64_t first_step = t->progress.step;

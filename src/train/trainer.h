@@ -1,5 +1,6 @@
-/* The trainer from inside. Its parts: setup.c makes it, trainer.c runs it, evaluate.c looks at the
- * model in between, save.c writes and reads checkpoints. */
+/* The trainer from inside. Its parts: setup.c makes it, trainer.c runs it, adaptive_batch.c
+ * chooses the batch, evaluate.c looks at the model in between, save.c writes and reads checkpoints.
+ */
 #ifndef DS_TRAIN_TRAINER_H
 #define DS_TRAIN_TRAINER_H
 
@@ -20,21 +21,29 @@
 /* The micro-batches of one step, copied out of the loader so that their labels can be counted
  * before the first one runs. */
 typedef struct ds_step_batch {
-    int32_t *tokens, *labels;         /* [n_micro, micro_batch, seq_len] */
+    int32_t *tokens, *labels;         /* [max_micro, micro_batch, seq_len] */
     int32_t *segment_ids;             /* BERT, same shape; else NULL */
-    int32_t *lengths, *next_sentence; /* BERT: [n_micro, micro_batch]; else NULL */
+    int32_t *lengths, *next_sentence; /* BERT: [max_micro, micro_batch]; else NULL */
     int64_t n_predicted;              /* labels that are not ignored */
 } ds_step_batch;
+
+/* Utilisation by step of another run. */
+typedef struct ds_batch_record {
+    double *steps, *values;
+    size_t n, at;
+} ds_batch_record;
 
 struct ds_trainer {
     const ds_train_config *config;
     ds_trainer_opts opts;
     ds_model_config model;
     int64_t seq_len, micro_batch;
-    int n_micro;   /* micro-batches a step */
+    int n_micro;   /* micro-batches of the next step */
+    int max_micro; /* of any step */
     int64_t steps; /* of the run */
     ds_precision precision;
     ds_schedule schedule;
+    ds_optimizer_opts optimizer;
 
     ds_backend *backend;
     ds_state *state;
@@ -50,13 +59,17 @@ struct ds_trainer {
     ds_step_batch batch;
 
     ds_train_progress progress;
+    struct {
+        ds_batch_record record;                   /* empty: utilisation is measured */
+        double start_s, start_cpu_s, gradients_s; /* of the step at hand */
+    } adaptive;
     ds_checkpoint_writer *checkpoints;
     ds_runlog *log;
     ds_progress *display;
     char resumed_from[PATH_MAX]; /* "" if begun anew */
 
     double start_s, run_start_s; /* clock at the start of this process's run */
-    int64_t tokens_this_run;
+    int64_t steps_this_run;
     double smoothed_tokens_per_s;
     double last_loss, last_validation_loss, last_grad_norm, peak_flops_per_s;
     int64_t skipped; /* steps, by overflow or nan_policy */
@@ -77,6 +90,17 @@ ds_status ds_trainer_evaluate(ds_trainer *t);
 ds_status ds_trainer_sample(ds_trainer *t);
 /* Names the first gradient that is not finite, into the thread's message; DS_NUMERIC. */
 ds_status ds_trainer_blame(ds_trainer *t);
+
+/* adaptive_batch.c: the number of micro-batches, and the state that it follows, of a new run */
+ds_status ds_trainer_batch_new(ds_trainer *t);
+void ds_trainer_batch_free(ds_trainer *t);
+/* After progress was read: takes the batch that it says. */
+void ds_trainer_follow_batch(ds_trainer *t);
+/* By how much the batch of the next step changes the learning rate. */
+float ds_trainer_batch_rate_factor(const ds_trainer *t);
+/* Around a step: measures, records, and chooses the batch of the next one. */
+void ds_trainer_batch_begin(ds_trainer *t);
+void ds_trainer_batch_end(ds_trainer *t);
 
 /* batch.c */
 ds_status ds_step_batch_new(const ds_trainer *t, ds_step_batch *out);

@@ -89,7 +89,7 @@ static const struct {
     {"zzz: 1\n",
      "f.yaml:1:1: unknown key 'zzz'; accepted here: device, threads, "
      "gradient_accumulation_steps, fused_attention, out_dir, model, data, precision, optimizer, "
-     "schedule, training, memory, kernels, checkpoint, supervise"},
+     "schedule, training, dynamic_batch, memory, kernels, checkpoint, supervise"},
     {"optimizer:\n  gradient_clipp1ng: 1\n",
      "f.yaml:2:3: unknown key 'optimizer.gradient_clipp1ng'; accepted here: name, learning_rate, "
      "beta1, beta2, eps, weight_decay, momentum, grad_clip"},
@@ -194,6 +194,17 @@ static const struct {
     {"training: {global_batch: 9, micro_batch: 2, gradient_accumulation_steps: 4}\n",
      "f.yaml:1:26: training.global_batch: 9 contradicts micro_batch 2 x "
      "gradient_accumulation_steps 4 x 1 ranks = 8; leave one of the three out, or set it to auto"},
+    {"training: {micro_batch: 3}\ndynamic_batch: {enabled: true}\n",
+     "f.yaml:1:25: training.micro_batch: dynamic_batch.min_batch, 8, is not a multiple of "
+     "micro_batch, 3"},
+    {"dynamic_batch: {enabled: true, max_batch: 4}\n",
+     "f.yaml:1:43: dynamic_batch.max_batch: 4 is less than min_batch, 8"},
+    {"dynamic_batch: {enabled: true, utilization_threshold: 80}\n",
+     "f.yaml:1:55: dynamic_batch.utilization_threshold: out of range: '80'; expected a number > 0 "
+     "and < 1"},
+    {"dynamic_batch: {enabled: true}\ntraining: {tokens: 1M}\n",
+     "f.yaml:2:20: training.tokens: with dynamic_batch.enabled tokens do not tell the number of "
+     "steps; give training.steps instead"},
     {"training: {global_batch: 1T, micro_batch: 1}\n",
      "f.yaml:1:26: training.global_batch: 1000000000000 would need gradient_accumulation_steps "
      "1000000000000; accepted: up to 1000000"},

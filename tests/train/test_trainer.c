@@ -137,6 +137,68 @@ static void test_resuming_is_bitwise(void **state) {
     assert_same_checkpoint("whole", "halves", 20);
 }
 
+/* The batch of each step of a run. */
+static size_t batches(const char *folder, double **values) {
+    char path[512];
+    double *steps = NULL;
+    size_t n = 0;
+    assert_int_equal(ds_runlog_read(file_in(folder, "", path), "batch", &steps, values, &n), DS_OK);
+    free(steps);
+    return n;
+}
+
+#define ADAPTIVE                                                                                   \
+    "dynamic_batch.enabled=true", "dynamic_batch.min_batch=4", "dynamic_batch.max_batch=32",       \
+        "dynamic_batch.ramp_up_steps=6", "schedule.decay_steps=20"
+
+/* Forward and backward are all but all of such a step, so an aim below that shrinks the batch and
+ * an aim above it lets it grow to the largest. */
+static void test_the_batch_follows_utilisation(void **state) {
+    (void)state;
+    static const struct {
+        const char *folder, *measure, *aim;
+        double last;
+    } runs[] = {
+        {"grows", "dynamic_batch.measure=peak", "dynamic_batch.utilization_threshold=0.99", 32},
+        {"stays", "dynamic_batch.measure=gradients", "dynamic_batch.utilization_threshold=0.01", 4},
+        {"busy", "dynamic_batch.measure=busy", "dynamic_batch.utilization_threshold=0.01", 4},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        const char *const overrides[] = {ADAPTIVE, runs[i].measure, runs[i].aim};
+        double *values = NULL;
+        run(runs[i].folder, overrides, 7);
+        const size_t n = batches(runs[i].folder, &values);
+        assert_int_equal(n, 20);
+        assert_true(values[0] == 4);
+        if (values[n - 1] != runs[i].last)
+            fail_msg("%s: the last batch has %g samples", runs[i].folder, values[n - 1]);
+        free(values);
+    }
+}
+
+/* What the machine did is no function of the configuration; but it is recorded, and a run that
+ * replays it, even in two halves, ends with the same bits. */
+static void test_a_dynamic_batch_resumes_bitwise(void **state) {
+    (void)state;
+    char replay[600], path[512];
+    snprintf(replay, sizeof replay, "dynamic_batch.replay=%s", file_in("moving", "", path));
+    const char *const aim = "dynamic_batch.utilization_threshold=0.95";
+    const char *const whole[] = {ADAPTIVE, aim, "checkpoint.interval=10"};
+    const char *const half[] = {ADAPTIVE, aim, replay, "training.steps=10"};
+    const char *const rest[] = {ADAPTIVE, aim, replay};
+    double *a = NULL, *b = NULL;
+    run("moving", whole, 7);
+    run("moving-halves", half, 8);
+    assert_same_checkpoint("moving", "moving-halves", 10);
+    run("moving-halves", rest, 7);
+    assert_same_checkpoint("moving", "moving-halves", 20);
+    assert_int_equal(batches("moving", &a), 20);
+    assert_int_equal(batches("moving-halves", &b), 20);
+    assert_memory_equal(a, b, 20 * sizeof *a);
+    free(a);
+    free(b);
+}
+
 static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     (void)state;
     const char *const overrides[] = {"checkpoint.interval=10"};
@@ -270,6 +332,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
         cmocka_unit_test(test_resuming_is_bitwise),
+        cmocka_unit_test(test_the_batch_follows_utilisation),
+        cmocka_unit_test(test_a_dynamic_batch_resumes_bitwise),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
         cmocka_unit_test(test_no_switch_changes_the_result),
