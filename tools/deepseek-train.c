@@ -31,7 +31,12 @@ static const char USAGE[] =
     "      --help-keys         every key of the configuration with its default\n"
     "      --schema            the configuration as a JSON schema\n"
     "  -h, --help              this text\n"
-    "      --version           the version\n";
+    "      --version           the version\n"
+    "\n"
+    "Exit status: 0 done or stopped and saved, 1 failed, 2 wrong usage, configuration or data\n"
+    "(--supervise does not start such a run again).\n";
+
+enum { FAILED = 1 }; /* exit status */
 
 typedef struct arguments {
     const char *config;
@@ -92,19 +97,19 @@ static int parse(int argc, char **argv, arguments *a) {
         case SCHEMA: print_owned(ds_train_config_schema()); return 0;
         case VERSION: puts("deepseek-train " DS_VERSION); return 0;
         case 'h': fputs(USAGE, stdout); return 0;
-        default: fputs("Try `deepseek-train --help`.\n", stderr); return 2;
+        default: fputs("Try `deepseek-train --help`.\n", stderr); return DS_EXIT_WRONG_INPUT;
         }
     }
     for (int i = optind; i < argc; i++) {
         if (!strchr(argv[i], '=')) {
             fprintf(stderr, "deepseek-train: \"%s\" is not key=value\n", argv[i]);
-            return 2;
+            return DS_EXIT_WRONG_INPUT;
         }
         add_override(a, argv[i]);
     }
     if (!a->config) {
         fputs(USAGE, stderr);
-        return 2;
+        return DS_EXIT_WRONG_INPUT;
     }
     return -1;
 }
@@ -145,7 +150,16 @@ static void print_stage(const char *stage, const ds_graph *g, void *context) {
 
 static int fail(void) {
     fprintf(stderr, "deepseek-train: %s\n", ds_error());
-    return 1;
+    return FAILED;
+}
+
+/* What is wrong before the first step, and would be wrong again, is the user's to put right: the
+ * supervisor does not try such a run again. Memory and the file system may be better next time. */
+static int fail_to_start(ds_status status) {
+    fail();
+    const bool is_lasting = status == DS_INVALID || status == DS_NOT_FOUND ||
+                            status == DS_CORRUPT || status == DS_UNSUPPORTED;
+    return is_lasting ? DS_EXIT_WRONG_INPUT : FAILED;
 }
 
 static int train(const ds_train_config *config, arguments *a) {
@@ -160,8 +174,9 @@ static int train(const ds_train_config *config, arguments *a) {
     deadline_s =
         config->checkpoint.deadline_s > 1 ? (sig_atomic_t)config->checkpoint.deadline_s : 1;
     ds_trainer *trainer = NULL;
-    if (ds_trainer_new(config, opts, &trainer) != DS_OK)
-        return fail();
+    const ds_status made = ds_trainer_new(config, opts, &trainer);
+    if (made != DS_OK)
+        return fail_to_start(made);
     int status = 0;
     if (a->dry_run) {
         ds_trainer_print_plan(trainer, stdout);
@@ -183,7 +198,7 @@ int main(int argc, char **argv) {
     ds_train_config config;
     if (ds_train_config_load(a.config, a.overrides, a.n_overrides, &config) != DS_OK) {
         fail();
-        return 2;
+        return DS_EXIT_WRONG_INPUT;
     }
     const bool supervise =
         (a.supervise || config.supervise.enabled) && !a.dry_run && !a.print_graph;

@@ -69,9 +69,22 @@ wait $supervisor || fail "the supervised run failed: $(cat "$dir/err")"
 grep -q "was killed by signal 9" "$dir/err" || fail "the supervisor did not say what happened"
 [ -d "$dir/run/checkpoints/step-00000060" ] || fail "the supervised run did not come to its end"
 
+echo "the supervisor gives up on what is wrong at the start, and after so many restarts"
+refuse 2 "no such file" $train --supervise data.train=/nowhere
+! grep -q "restart" "$dir/err" || fail "a run without data was started again"
+refuse 2 "vocab_size" $train --supervise model.vocab_size=300 checkpoint.resume=never
+! grep -q "restart" "$dir/err" || fail "a run with a wrong model was started again"
+cp -r "$dir/tokens.bin" "$dir/torn.bin"
+head -c 30 "$dir/tokens.idx" >"$dir/torn.idx"
+refuse 2 "torn" $train --supervise data.train="$dir/torn"
+! grep -q "restart" "$dir/err" || fail "a run with torn data was started again"
+refuse 1 "given up after 2 restarts" $train --supervise supervise.max_restarts=2 \
+    supervise.backoff=50ms supervise.max_backoff=80ms checkpoint.directory="$dir/text.txt/run"
+grep -q "restart 1 of 2 in 0.1 s" "$dir/err" || fail "the supervisor did not wait"
+
 echo "wrong input is refused by name"
 refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
-refuse 1 "no such file" $train data.train=/nowhere
+refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
 refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
 refuse 1 "config.json" "$bin/deepseek-generate" --model "$dir" --prompt x

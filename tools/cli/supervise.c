@@ -47,7 +47,7 @@ static void describe(int status, char *out, size_t size) {
         snprintf(out, size, "ended with status %d", WEXITSTATUS(status));
 }
 
-enum { USAGE_ERROR = 2, LIFE_S = 60 };
+enum { LIFE_S = 60 };
 
 int ds_supervise(ds_supervise_opts opts) {
     const pid_t parent = getpid();
@@ -73,7 +73,8 @@ int ds_supervise(ds_supervise_opts opts) {
         child = (sig_atomic_t)pid;
         const int status = wait_for_child();
         child = 0;
-        if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == USAGE_ERROR))
+        if (WIFEXITED(status) &&
+            (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == DS_EXIT_WRONG_INPUT))
             return WEXITSTATUS(status);
         if (stopping)
             return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
