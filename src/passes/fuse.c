@@ -54,6 +54,21 @@ static ds_node *fuse_add(ds_rewrite *r, ds_graph *to, const ds_node *node, ds_no
     return NULL;
 }
 
+/* add(scatter_add, x): rows are added to x where it lies. The gradient of an embedding that is also
+ * the projection to the vocabulary has this form. */
+static ds_node *fuse_scatter(ds_rewrite *r, ds_graph *to, const ds_node *node,
+                             ds_node *const *inputs) {
+    for (int k = 0; k < 2; k++) {
+        ds_node *scatter = inputs[k], *other = inputs[1 - k];
+        if (ds_node_is(scatter, &ds_op_scatter_add) && scatter->n_inputs == 2 &&
+            r->n_uses[node->inputs[k]->id] == 1 && ds_type_equal(&scatter->type, &other->type))
+            return ds_graph_add_node(to, &ds_op_scatter_add, scatter->attrs,
+                                     (ds_node *[]){scatter->inputs[0], scatter->inputs[1], other},
+                                     3);
+    }
+    return NULL;
+}
+
 static ds_node *fuse_activation(ds_rewrite *r, ds_graph *to, const ds_node *node,
                                 ds_node *const *inputs) {
     const ds_unary kind = ((const ds_unary_attrs *)node->attrs)->kind;
@@ -107,12 +122,15 @@ static ds_node *fuse_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     to->phase = node->phase;
     to->segment = node->segment;
     snprintf(to->scope, sizeof to->scope, "%s", node->scope);
-    if (node->op == &ds_op_binary && ((const ds_binary_attrs *)node->attrs)->kind == DS_ADD)
-        fused = fuse_add(r, to, node, inputs);
-    else if (node->op == &ds_op_unary)
+    if (node->op == &ds_op_binary && ((const ds_binary_attrs *)node->attrs)->kind == DS_ADD) {
+        fused = fuse_scatter(r, to, node, inputs);
+        if (!fused)
+            fused = fuse_add(r, to, node, inputs);
+    } else if (node->op == &ds_op_unary) {
         fused = fuse_activation(r, to, node, inputs);
-    else if (node->op == &ds_op_cast)
+    } else if (node->op == &ds_op_cast) {
         fused = fuse_cast(r, to, node, inputs);
+    }
     to->phase = phase;
     to->segment = segment;
     to->scope[0] = '\0';

@@ -185,27 +185,40 @@ static const ds_node *whole(const ds_node *x) {
     return ds_node_has(x, DS_VIEW) ? NULL : x;
 }
 
+/* Result v of a step over the input at `root`: the result goes where the input is; or the input is
+ * made where the result belongs, in a variable. */
+static bool share(ds_plan *p, int step, ds_value_plan *v, const ds_node *input, size_t size_bytes) {
+    ds_value_plan *root = root_of(p, input);
+    if (root->place != DS_PLACE_ARENA || root == v)
+        return false;
+    ds_buffer *into = &p->buffers[root->buffer];
+    if (into->last != step || into->size_bytes != size_bytes)
+        return false;
+    if (v->place == DS_PLACE_STATE) {
+        into->size_bytes = 0;
+        into->last = into->first;
+        *root = *v;
+        return true;
+    }
+    ds_buffer *old = &p->buffers[v->buffer];
+    into->last = old->last;
+    old->size_bytes = 0;
+    old->last = old->first;
+    *v = (ds_value_plan){.place = DS_PLACE_ALIAS, .of = input};
+    return true;
+}
+
 static void share_with_input(ds_plan *p, ds_backend *backend, int step) {
     const ds_node *x = p->graph->nodes[p->steps[step]];
     ds_value_plan *v = value_of(p, x, 0);
-    if (v->place != DS_PLACE_ARENA || ds_node_has(x, DS_EFFECT))
+    if ((v->place != DS_PLACE_ARENA && v->place != DS_PLACE_STATE) || ds_node_has(x, DS_EFFECT))
         return;
+    const ds_type *type = n_results(x) > 1 ? &x->result_types[0] : &x->type;
     const ds_kernel *kernel = backend->ops->find_kernel(backend, x);
     for (int k = 0; kernel && k < x->n_inputs && k < 32; k++) {
         const ds_node *input = whole(x->inputs[k]);
-        if (!(kernel->in_place >> k & 1u) || !input)
-            continue;
-        const ds_value_plan *root = root_of(p, input);
-        if (root->place != DS_PLACE_ARENA || root->buffer == v->buffer)
-            continue;
-        ds_buffer *old = &p->buffers[v->buffer], *into = &p->buffers[root->buffer];
-        if (into->last != step || into->size_bytes != old->size_bytes)
-            continue;
-        into->last = old->last;
-        old->size_bytes = 0;
-        old->last = old->first;
-        *v = (ds_value_plan){.place = DS_PLACE_ALIAS, .of = input};
-        return;
+        if (kernel->in_place >> k & 1u && input && share(p, step, v, input, ds_type_size(type)))
+            return;
     }
 }
 

@@ -5,12 +5,18 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <stdlib.h>
+
+#include "backend/cpu/gemm.h"
+#include "base/half.h"
+#include "base/rng.h"
 #include "graph/ops/ops.h"
 #include "support/kernel_case.h"
 
-static const int64_t sizes[][3] = {{1, 1, 1},    {3, 5, 7},     {1, 64, 33},    {64, 1, 16},
-                                   {48, 32, 64}, {65, 100, 31}, {130, 70, 200}, {17, 256, 1},
-                                   {0, 4, 5},    {4, 0, 5},     {100, 16, 96}};
+static const int64_t sizes[][3] = {{1, 1, 1},      {3, 5, 7},     {1, 64, 33},    {64, 1, 16},
+                                   {48, 32, 64},   {65, 100, 31}, {130, 70, 200}, {17, 256, 1},
+                                   {0, 4, 5},      {4, 0, 5},     {100, 16, 96},  {300, 290, 77},
+                                   {33, 130, 600}, {40, 4200, 20}};
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 static const ds_dtype floats[] = {DS_F32, DS_BF16, DS_F16};
 
@@ -106,12 +112,87 @@ static void integer_products(void **unused) {
         }
 }
 
+/* ---- the product itself: sums added to c, operands with gaps ----------------------------------
+ */
+
+static float *numbers(uint64_t seed, int64_t n) {
+    float *x = malloc((size_t)n * sizeof *x);
+    assert_non_null(x);
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t word = ds_philox(seed, (uint64_t)i, 0).word[0];
+        x[i] = ds_bf16_to_f32(ds_f32_to_bf16((float)word * 0x1p-31f - 1.0f));
+    }
+    return x;
+}
+
+static void *stored(ds_dtype dtype, const float *x, int64_t n) {
+    void *y = malloc((size_t)n * ds_dtype_size(dtype));
+    assert_non_null(y);
+    for (int64_t i = 0; i < n; i++)
+        if (dtype == DS_F32)
+            ((float *)y)[i] = x[i];
+        else
+            ((uint16_t *)y)[i] = ds_f32_to_bf16(x[i]);
+    return y;
+}
+
+static ds_operand laid_out(ds_dtype dtype, int64_t rows, int64_t columns, bool turned, int gap) {
+    return turned ? (ds_operand){.dtype = dtype, .row_stride = 1, .column_stride = rows + gap}
+                  : (ds_operand){.dtype = dtype, .row_stride = columns + gap, .column_stride = 1};
+}
+
+static void check_product(ds_product p, int n_threads) {
+    enum { ROOM = 700 * 1100 };
+    float *a = numbers(1, ROOM), *b = numbers(2, ROOM), *c = numbers(3, p.m * p.n);
+    void *a_stored = stored(p.a.dtype, a, ROOM), *b_stored = stored(p.b.dtype, b, ROOM);
+    float *result = stored(DS_F32, c, p.m * p.n);
+    ds_gemm *g = NULL;
+    const ds_status status = ds_gemm_new(&p, n_threads, &g);
+    if (status == DS_OK) {
+        void *workspace = aligned_alloc(64, ds_gemm_workspace(g) + 64 - ds_gemm_workspace(g) % 64);
+        assert_non_null(workspace);
+        assert_int_equal(ds_gemm_run(g, a_stored, b_stored, result, NULL, NULL, workspace), DS_OK);
+        free(workspace);
+        for (int64_t i = 0; i < p.m; i++)
+            for (int64_t j = 0; j < p.n; j++) {
+                double sum = p.accumulates ? (double)c[i * p.n + j] : 0;
+                for (int64_t k = 0; k < p.k; k++)
+                    sum += (double)a[i * p.a.row_stride + k * p.a.column_stride] *
+                           (double)b[k * p.b.row_stride + j * p.b.column_stride];
+                assert_float_equal(result[i * p.n + j], sum, 1e-3);
+            }
+    } else {
+        assert_int_equal(status, DS_UNSUPPORTED); /* bf16 on an older processor */
+    }
+    ds_gemm_free(g);
+    free(a), free(b), free(c), free(result), free(a_stored), free(b_stored);
+}
+
+static void sums_and_gaps(void **unused) {
+    (void)unused;
+    static const int64_t shapes[][3] = {
+        {70, 300, 65}, {300, 64, 257}, {96, 96, 96}, {20, 1025, 33}};
+    for (int i = 0; i < 4; i++)
+        for (int form = 0; form < 16; form++) {
+            const ds_dtype dtype = form & 8 ? DS_F32 : DS_BF16;
+            const int64_t m = shapes[i][0], k = shapes[i][1], n = shapes[i][2];
+            ds_product p = {.batch = 1, .m = m, .n = n, .k = k, .accumulates = form & 1};
+            p.a = laid_out(dtype, m, k, form & 2, 0);
+            p.b = laid_out(dtype, k, n, form & 4, 0);
+            p.c = laid_out(DS_F32, m, n, false, 0);
+            if (ds_gemm_reads_gaps(&p)) {
+                p.a = laid_out(dtype, m, k, form & 2, 5);
+                p.b = laid_out(dtype, k, n, form & 4, 9);
+            }
+            check_product(p, 1 + form % 3);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_products),
-        cmocka_unit_test(fused_products),
-        cmocka_unit_test(batched_products),
-        cmocka_unit_test(integer_products),
+        cmocka_unit_test(plain_products),   cmocka_unit_test(fused_products),
+        cmocka_unit_test(batched_products), cmocka_unit_test(integer_products),
+        cmocka_unit_test(sums_and_gaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

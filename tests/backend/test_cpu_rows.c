@@ -141,6 +141,11 @@ static void indexing_matches_reference(void **unused) {
             const kernel_case c = {.seed = 8, .int_low = -3, .int_high = 55, .tolerance = 1e-5};
             check_kernel(ds_graph_gather(g, table, ids), c);
             check_kernel(ds_graph_scatter_add(g, x, ids, 50), c);
+            ds_type sum = ds_graph_scatter_add(g, x, ids, 50)->type;
+            ds_node *onto = case_input(g, DS_F32, sum.rank, sum.dims);
+            check_kernel(ds_graph_add_node(g, &ds_op_scatter_add, &(ds_scatter_add_attrs){50},
+                                           (ds_node *[]){x, ids, onto}, 3),
+                         c);
             ds_graph_free(g);
         }
 }

@@ -103,6 +103,37 @@ static void test_fuse_joins_products_with_what_follows(void **state) {
     ds_graph_free(g);
 }
 
+/* The embedding is also the projection: its rows' gradients are added to the projection's, which is
+ * made in the gradient variable itself. */
+static void test_fuse_adds_rows_where_the_other_gradient_lies(void **state) {
+    (void)state;
+    ds_backend *cpu = NULL;
+    ds_plan plan;
+    assert_int_equal(ds_backend_open("cpu", (ds_backend_opts){1}, &cpu), DS_OK);
+    ds_graph *g = model();
+    g = next(g, ds_pass_autodiff(g, "loss", false));
+    g = next(g, ds_pass_fuse(g));
+    assert_int_equal(ds_plan_make(g, cpu, &plan), DS_OK);
+    int found = 0;
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const ds_node *x = g->nodes[i];
+        if (x->op != &ds_op_scatter_add || x->n_inputs != 3)
+            continue;
+        found++;
+        const ds_node *onto = x->inputs[2];
+        assert_ptr_equal(onto->op, &ds_op_result);
+        const ds_value_plan *sum = &plan.values[x->id * DS_MAX_RESULTS];
+        const ds_value_plan *made = &plan.values[onto->inputs[0]->id * DS_MAX_RESULTS + 2];
+        assert_int_equal(sum->place, DS_PLACE_STATE);
+        assert_int_equal(made->place, DS_PLACE_STATE);
+        assert_ptr_equal(made->of, sum->of);
+    }
+    assert_int_equal(found, 1);
+    ds_plan_free(&plan);
+    ds_graph_free(g);
+    ds_backend_close(cpu);
+}
+
 static size_t working_bytes(ds_recompute recompute, bool offload, size_t *host) {
     ds_backend *ref = NULL;
     ds_plan plan;
@@ -151,6 +182,7 @@ int main(void) {
         cmocka_unit_test(test_precision_lowers_products_and_keeps_masters),
         cmocka_unit_test(test_autodiff_writes_every_gradient_once),
         cmocka_unit_test(test_fuse_joins_products_with_what_follows),
+        cmocka_unit_test(test_fuse_adds_rows_where_the_other_gradient_lies),
         cmocka_unit_test(test_recompute_and_offload_need_less),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

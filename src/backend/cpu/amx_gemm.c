@@ -19,7 +19,7 @@ enum {
     DEPTH = 32,       /* of a tile along k */
     TILE = 512,       /* elements: 1 KB */
     LINES = 16,       /* of a tile in the caches */
-    CHUNK = 12,       /* tiles along k of a panel in the first cache: 24 KB */
+    CHUNK = 8,        /* tiles along k of a panel in the first cache: 16 KB */
     MOST_ROWS = 256,  /* of a packed block, whose sums are another 32 KB */
     MOST_SLAB = 4096, /* of k at once */
     BLOCK_BYTES = 1 << 20,

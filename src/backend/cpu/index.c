@@ -29,7 +29,11 @@ static void add_rows(const ds_kernel_args *args, int64_t row, int64_t from, int6
     const int64_t n = ds_count(ids->dims, ids->rank);
     const int32_t *id = ids->data;
     float *y = args->outputs[0].data, buffer[DS_BLOCK];
-    memset(y + from * row, 0, (size_t)((to - from) * row) * sizeof *y);
+    const float *onto = args->n_inputs == 3 ? args->inputs[2].data : NULL;
+    if (!onto)
+        memset(y + from * row, 0, (size_t)((to - from) * row) * sizeof *y);
+    else if (onto != y)
+        memcpy(y + from * row, onto + from * row, (size_t)((to - from) * row) * sizeof *y);
     for (int64_t i = 0; i < n; i++) {
         if (id[i] < from || id[i] >= to)
             continue;
@@ -54,4 +58,5 @@ static ds_status run_scatter_add(const ds_kernel_args *args, ds_stream *stream) 
     return DS_OK;
 }
 
-const ds_kernel ds_cpu_scatter_add = {.op = &ds_op_scatter_add, .run = run_scatter_add};
+const ds_kernel ds_cpu_scatter_add = {
+    .op = &ds_op_scatter_add, .in_place = 1u << 2, .run = run_scatter_add};

@@ -55,7 +55,7 @@ ds_node *ds_graph_gather(ds_graph *g, ds_node *table, ds_node *ids) {
     return ds_graph_add_node(g, &ds_op_gather, NULL, (ds_node *[]){table, ids}, 2);
 }
 
-/* ---- scatter_add --------------------------------------------------------------------------------
+/* ---- scatter_add: rows of x are added up, to zero or to `onto` ---------------------------------
  */
 
 static ds_status scatter_shape(const ds_node *node, ds_type *results) {
@@ -69,6 +69,8 @@ static ds_status scatter_shape(const ds_node *node, ds_type *results) {
     results[0] = (ds_type){DS_F32, 1, {((const ds_scatter_add_attrs *)node->attrs)->n_rows}};
     for (int i = ids->rank; i < x->rank; i++)
         results[0].dims[results[0].rank++] = x->dims[i];
+    if (node->n_inputs == 3 && !ds_type_equal(&node->inputs[2]->type, &results[0]))
+        return ds_fail(DS_INVALID, "what is added to must be f32 and have the result's shape");
     return DS_OK;
 }
 
@@ -77,7 +79,10 @@ static void scatter_reference(const ds_kernel_args *args) {
     const int64_t row = ds_count(out->dims + 1, out->rank - 1);
     const float *x = args->inputs[0].data;
     float *y = out->data;
-    memset(y, 0, (size_t)(out->dims[0] * row) * sizeof *y);
+    if (args->n_inputs == 3)
+        memmove(y, args->inputs[2].data, (size_t)(out->dims[0] * row) * sizeof *y);
+    else
+        memset(y, 0, (size_t)(out->dims[0] * row) * sizeof *y);
     for (int64_t i = 0; i < ds_count(ids->dims, ids->rank); i++) {
         const int64_t id = ((const int32_t *)ids->data)[i];
         for (int64_t k = 0; id >= 0 && id < out->dims[0] && k < row; k++)
@@ -89,6 +94,8 @@ static void scatter_gradient(ds_graph *g, ds_node *node, ds_node *const *dresult
                              ds_node **dinputs) {
     ds_node *rows = ds_graph_gather(g, dresults[0], node->inputs[1]);
     dinputs[0] = ds_graph_cast(g, rows, node->inputs[0]->type.dtype);
+    if (node->n_inputs == 3)
+        dinputs[2] = dresults[0];
 }
 
 const ds_op ds_op_scatter_add = {
