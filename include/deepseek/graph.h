@@ -72,7 +72,8 @@ typedef struct ds_init {
 DS_API ds_node *ds_graph_input(ds_graph *g, const char *name, ds_dtype dtype, int rank,
                                const int64_t *dims);
 /* A trained f32 tensor. Asking twice for one full name with one shape gives the same node (tied
- * weights). */
+ * weights). A * in the name makes it a stack, which files hold tensor by tensor: the first axis
+ * counts them, and the * becomes the number ("experts.*.w1.weight"). */
 DS_API ds_node *ds_graph_param(ds_graph *g, const char *name, int rank, const int64_t *dims,
                                ds_init init);
 /* The parameter with this full name (scopes ignored), or a sticky error. */

@@ -70,8 +70,8 @@ DS_API const char *ds_architecture_name(ds_architecture architecture);
 /* Reads a trained model's parameters into a state that has them declared (ds_state_declare, or a
  * compiled program). path: a folder with model.safetensors (or its index and shards), such a file,
  * or a llama2.c .bin. f32, bf16 and f16 tensors are read; so are the older names that published
- * checkpoints bear, tied projections under either name, and experts one tensor each or stacked. A
- * tensor missing, left over or of another shape is named, and then the state is as before. */
+ * checkpoints bear, and tied projections under either name. A tensor missing, left over or of
+ * another shape is named, and then the state is as before. */
 DS_API ds_status ds_model_load(const char *path, const ds_model_config *config, ds_state *state);
 
 /* Number of trained numbers; 0 if the configuration is invalid. */

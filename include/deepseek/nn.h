@@ -41,7 +41,7 @@ typedef struct ds_moe_opts {
 
 /* A layer of SwiGLU experts: each token goes to the experts_per_token that the router (linear
  * "gate") rates highest, their results weighted by the softmax over the chosen (Mixtral). Weights
- * experts.w1, .w3 [experts, intermediate, hidden], .w2 [experts, hidden, intermediate].
+ * experts.*.w1.weight, .w3 [experts, intermediate, hidden], .w2 [experts, hidden, intermediate].
  * *balance gets the load-balancing loss of Fedus et al. 2022 (Switch), f32 rank 0: experts ·
  * Σ share of choices · mean router probability; 1 when balanced. */
 DS_API ds_node *ds_nn_moe(ds_graph *g, ds_node *x, ds_moe_opts opts, ds_node **balance);

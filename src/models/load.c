@@ -13,6 +13,7 @@
 #include "base/half.h"
 #include "base/text.h"
 #include "deepseek/safetensors.h"
+#include "program/stacked.h"
 
 enum { NAME_SIZE = 512 };
 
@@ -122,28 +123,6 @@ static ds_status take(loading *l, const ds_safetensor *t, int rank, const int64_
     return DS_OK;
 }
 
-/* Experts: ours are one tensor "….experts.w1" [experts, rows, columns], Mixtral's are
- * "….experts.0.w1.weight" and so on. */
-static ds_status take_experts(loading *l, const ds_state_entry *e, bool *found) {
-    const char *at = strstr(e->name, ".experts.w");
-    const int64_t rows = e->rank == 3 ? e->dims[1] : 0, columns = e->rank == 3 ? e->dims[2] : 0;
-    *found = false;
-    if (!at || e->rank != 3)
-        return DS_OK;
-    for (int64_t i = 0; i < e->dims[0]; i++) {
-        char name[NAME_SIZE];
-        const ds_safetensor *t = NULL;
-        snprintf(name, sizeof name, "%.*s.experts.%lld%s.weight", (int)(at - e->name), e->name,
-                 (long long)i, at + strlen(".experts"));
-        if (!(t = look_up(l, name)) && i == 0)
-            return DS_OK;
-        DS_TRY(ds_safetensors_find(l->file, name, &t));
-        DS_TRY(take(l, t, 2, e->dims + 1, l->values + i * rows * columns));
-    }
-    *found = true;
-    return DS_OK;
-}
-
 static size_t count_of(const ds_state_entry *e) {
     size_t n = 1;
     for (int i = 0; i < e->rank; i++)
@@ -151,15 +130,28 @@ static size_t count_of(const ds_state_entry *e) {
     return n;
 }
 
-static ds_status load_param(loading *l, const ds_state_entry *e) {
-    bool found = false;
+/* A stack (program/stacked.h), whose tensors files hold one by one. */
+static ds_status take_stack(loading *l, const ds_state_entry *e) {
+    const size_t n = count_of(e) / (size_t)e->dims[0];
+    for (int64_t i = 0; i < e->dims[0]; i++) {
+        char name[DS_STACKED_NAME_SIZE];
+        const ds_safetensor *t = NULL;
+        ds_name_in_stack(e->name, i, name);
+        DS_TRY(ds_safetensors_find(l->file, name, &t));
+        DS_TRY(take(l, t, e->rank - 1, e->dims + 1, l->values + (size_t)i * n));
+    }
+    return DS_OK;
+}
+
+static ds_status take_one(loading *l, const ds_state_entry *e) {
     const ds_safetensor *t = look_up(l, e->name);
-    if (!t)
-        DS_TRY(take_experts(l, e, &found));
-    if (!t && !found && !(t = look_up_alias(l, e->name)))
+    if (!t && !(t = look_up_alias(l, e->name)))
         return ds_safetensors_find(l->file, e->name, &t); /* says what is near */
-    if (t)
-        DS_TRY(take(l, t, e->rank, e->dims, l->values));
+    return take(l, t, e->rank, e->dims, l->values);
+}
+
+static ds_status load_param(loading *l, const ds_state_entry *e) {
+    DS_TRY(ds_name_is_stacked(e->name) ? take_stack(l, e) : take_one(l, e));
     return l->write ? ds_state_write(l->state, e->name, l->values, count_of(e) * sizeof(float))
                     : DS_OK;
 }
@@ -203,7 +195,7 @@ static ds_status make_room(loading *l) {
         if (!e->is_param)
             continue;
         largest = count_of(e) > largest ? count_of(e) : largest;
-        n_tensors += e->rank == 3 ? (size_t)e->dims[0] : 1;
+        n_tensors += ds_name_is_stacked(e->name) ? (size_t)e->dims[0] : 1;
     }
     l->values = ds_malloc(largest * sizeof *l->values);
     l->used = ds_malloc(n_tensors * sizeof *l->used);

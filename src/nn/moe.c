@@ -42,9 +42,9 @@ ds_node *ds_nn_moe(ds_graph *g, ds_node *x, ds_moe_opts o, ds_node **balance) {
 
     ds_graph_push(g, "experts");
     const ds_matmul_opts by_row = {.transpose_b = true};
-    ds_node *w1 = expert_weight(g, "w1", o.n_experts, o.intermediate_size, hidden, o.init);
-    ds_node *w3 = expert_weight(g, "w3", o.n_experts, o.intermediate_size, hidden, o.init);
-    ds_node *w2 = expert_weight(g, "w2", o.n_experts, hidden, o.intermediate_size, o.init);
+    ds_node *w1 = expert_weight(g, "*.w1.weight", o.n_experts, o.intermediate_size, hidden, o.init);
+    ds_node *w3 = expert_weight(g, "*.w3.weight", o.n_experts, o.intermediate_size, hidden, o.init);
+    ds_node *w2 = expert_weight(g, "*.w2.weight", o.n_experts, hidden, o.intermediate_size, o.init);
     ds_node *gate =
         ds_graph_unary(g, DS_SILU, ds_graph_grouped_matmul(g, sorted, w1, offsets, by_row), 0);
     ds_node *up = ds_graph_grouped_matmul(g, sorted, w3, offsets, by_row);

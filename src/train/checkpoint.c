@@ -12,6 +12,7 @@
 #include "base/md5.h"
 #include "base/text.h"
 #include "deepseek/safetensors.h"
+#include "program/stacked.h"
 #include "train/checkpoint_folder.h"
 
 static const char MODEL_FILE[] = "model.safetensors";
@@ -26,6 +27,25 @@ static bool is_saved(const ds_state_entry *e) {
 
 static size_t size_of(const ds_state_entry *e) {
     return ds_dtype_size(e->dtype) * (size_t)ds_count(e->dims, e->rank);
+}
+
+/* In how many tensors a file holds it: stacked parameters one by one, as Hugging Face does. */
+static size_t n_parts(const ds_state_entry *e) {
+    return e->is_param && ds_name_is_stacked(e->name) ? (size_t)e->dims[0] : 1;
+}
+
+/* The type and name of one of them. */
+static ds_safetensors_entry part_of(const ds_state_entry *e, size_t part,
+                                    char name[DS_STACKED_NAME_SIZE]) {
+    ds_safetensors_entry out = {.name = name, .dtype = e->dtype, .rank = e->rank};
+    memcpy(out.dims, e->dims, sizeof out.dims);
+    if (!e->is_param || !ds_name_is_stacked(e->name)) {
+        snprintf(name, DS_STACKED_NAME_SIZE, "%s", e->name);
+        return out;
+    }
+    ds_name_in_stack(e->name, (int64_t)part, name);
+    memmove(out.dims, out.dims + 1, (size_t)--out.rank * sizeof *out.dims);
+    return out;
 }
 
 struct ds_checkpoint_writer {
@@ -145,46 +165,54 @@ static ds_status take_snapshot(ds_checkpoint_writer *w, const ds_state *state, s
 /* ---- writing ------------------------------------------------------------------------------------
  */
 
-static ds_status write_tensor(ds_checkpoint_writer *w, ds_safetensors_writer *file, size_t index,
+/* A tensor of the state into the file's tensors from *index on. */
+static ds_status write_tensor(ds_checkpoint_writer *w, ds_safetensors_writer *file, size_t *index,
                               size_t i) {
-    const size_t size = size_of(&w->entries[i]);
-    if (!w->live)
-        return ds_safetensors_writer_write(file, index, 0, w->snapshot + w->offsets[i], size);
-    void *copy = ds_malloc(size);
-    if (!copy)
-        return DS_OUT_OF_MEMORY;
-    ds_status status = ds_state_read(w->live, w->names[i], copy, size);
-    if (status == DS_OK)
-        status = ds_safetensors_writer_write(file, index, 0, copy, size);
+    const size_t size = size_of(&w->entries[i]), parts = n_parts(&w->entries[i]);
+    unsigned char *copy = w->live ? ds_malloc(size) : NULL;
+    const unsigned char *data = w->live ? copy : w->snapshot + w->offsets[i];
+    ds_status status = DS_OK;
+    if (w->live)
+        status = copy ? ds_state_read(w->live, w->names[i], copy, size) : DS_OUT_OF_MEMORY;
+    for (size_t k = 0; k < parts && status == DS_OK; k++)
+        status = ds_safetensors_writer_write(file, (*index)++, 0, data + k * (size / parts),
+                                             size / parts);
     free(copy);
+    w->stats.size_bytes += size;
+    return status;
+}
+
+/* What the file will hold, parameters or the others. */
+static ds_status open_file(const ds_checkpoint_writer *w, const char *path, bool params,
+                           ds_safetensors_writer **out) {
+    static const char *const metadata[] = {"format", "pt", NULL}; /* what transformers looks for */
+    size_t most = 0, n = 0;
+    for (size_t i = 0; i < w->n_entries; i++)
+        most += n_parts(&w->entries[i]);
+    ds_safetensors_entry *entries = ds_calloc(most, sizeof *entries);
+    char(*names)[DS_STACKED_NAME_SIZE] = ds_calloc(most, sizeof *names);
+    for (size_t i = 0; i < w->n_entries && entries && names; i++)
+        for (size_t k = 0; k < n_parts(&w->entries[i]) && w->entries[i].is_param == params; k++) {
+            entries[n] = part_of(&w->entries[i], k, names[n]);
+            n++;
+        }
+    const ds_status status = entries && names
+                                 ? ds_safetensors_writer_new(path, entries, n, metadata, out)
+                                 : DS_OUT_OF_MEMORY;
+    free(names);
+    free(entries);
     return status;
 }
 
 static ds_status write_tensors(ds_checkpoint_writer *w, const char *path, bool params,
                                char md5[DS_MD5_HEX]) {
-    static const char *const metadata[] = {"format", "pt", NULL}; /* what transformers looks for */
-    ds_safetensors_entry *entries = ds_calloc(w->n_entries, sizeof *entries);
     ds_safetensors_writer *file = NULL;
-    size_t n = 0;
-    if (!entries)
-        return DS_OUT_OF_MEMORY;
-    for (size_t i = 0; i < w->n_entries; i++) {
-        const ds_state_entry *e = &w->entries[i];
-        if (e->is_param != params)
-            continue;
-        entries[n] =
-            (ds_safetensors_entry){.name = w->names[i], .dtype = e->dtype, .rank = e->rank};
-        memcpy(entries[n++].dims, e->dims, sizeof e->dims);
-    }
-    ds_status status = ds_safetensors_writer_new(path, entries, n, metadata, &file);
-    free(entries);
-    DS_TRY(status);
     size_t index = 0;
+    DS_TRY(open_file(w, path, params, &file));
+    ds_status status = DS_OK;
     for (size_t i = 0; i < w->n_entries && status == DS_OK; i++)
-        if (w->entries[i].is_param == params) {
-            status = write_tensor(w, file, index++, i);
-            w->stats.size_bytes += size_of(&w->entries[i]);
-        }
+        if (w->entries[i].is_param == params)
+            status = write_tensor(w, file, &index, i);
     if (status != DS_OK) {
         ds_safetensors_writer_abandon(file);
         return status;
@@ -317,22 +345,57 @@ void ds_checkpoint_writer_free(ds_checkpoint_writer *w) {
 /* ---- loading ------------------------------------------------------------------------------------
  */
 
-static ds_status check_tensor(const ds_state_entry *e, const ds_safetensor *t) {
-    bool same = t->dtype == e->dtype && t->rank == e->rank;
-    for (int i = 0; same && i < e->rank; i++)
-        same = t->dims[i] == e->dims[i];
+static ds_status check_tensor(const ds_safetensors_entry *want, const ds_safetensor *t) {
+    bool same = t->dtype == want->dtype && t->rank == want->rank;
+    for (int i = 0; same && i < want->rank; i++)
+        same = t->dims[i] == want->dims[i];
     if (same)
         return DS_OK;
     ds_text text = {0};
     ds_text_printf(&text, "%s: tensor \"%s\" is %s[", t->path, t->name, t->dtype_name);
     for (int i = 0; i < t->rank; i++)
         ds_text_printf(&text, "%s%lld", i ? "," : "", (long long)t->dims[i]);
-    ds_text_printf(&text, "], the model wants %s[", ds_dtype_name(e->dtype));
-    for (int i = 0; i < e->rank; i++)
-        ds_text_printf(&text, "%s%lld", i ? "," : "", (long long)e->dims[i]);
+    ds_text_printf(&text, "], the model wants %s[", ds_dtype_name(want->dtype));
+    for (int i = 0; i < want->rank; i++)
+        ds_text_printf(&text, "%s%lld", i ? "," : "", (long long)want->dims[i]);
     const ds_status status = ds_fail(DS_INVALID, "%s]", text.data ? text.data : "");
     ds_text_clear(&text);
     return status;
+}
+
+/* One tensor of the state, which the file may hold in parts. */
+static ds_status load_tensor(const ds_safetensors *file, const ds_state_entry *e, ds_state *state,
+                             bool write) {
+    const size_t parts = n_parts(e), size = size_of(e) / parts;
+    unsigned char *whole = write && parts > 1 ? ds_malloc(size * parts) : NULL;
+    const void *data = whole;
+    ds_status status = write && parts > 1 && !whole ? DS_OUT_OF_MEMORY : DS_OK;
+    for (size_t k = 0; k < parts && status == DS_OK; k++) {
+        char name[DS_STACKED_NAME_SIZE];
+        const ds_safetensors_entry want = part_of(e, k, name);
+        const ds_safetensor *t = NULL;
+        status = ds_safetensors_find(file, name, &t);
+        if (status == DS_OK)
+            status = check_tensor(&want, t);
+        if (status == DS_OK && whole)
+            memcpy(whole + k * size, t->data, size);
+        else if (status == DS_OK)
+            data = t->data;
+    }
+    if (status == DS_OK && write)
+        status = ds_state_write(state, e->name, data, size * parts);
+    free(whole);
+    return status;
+}
+
+static bool is_of_state(const ds_state *state, const char *name) {
+    bool found = ds_state_find(state, name) >= 0;
+    for (size_t i = 0; i < ds_state_count(state) && !found; i++) {
+        const ds_state_entry *e = ds_state_get(state, i);
+        const int64_t number = e->is_param ? ds_number_in_stack(e->name, name) : -1;
+        found = number >= 0 && number < e->dims[0];
+    }
+    return found;
 }
 
 /* First pass (write = false) only checks, so that a bad file changes nothing. */
@@ -341,20 +404,16 @@ static ds_status load_tensors(const ds_safetensors *file, const char *path, ds_s
     size_t n = 0;
     for (size_t i = 0; i < ds_state_count(state); i++) {
         const ds_state_entry *e = ds_state_get(state, i);
-        const ds_safetensor *t = NULL;
         if (!is_saved(e) || e->is_param != params)
             continue;
-        n++;
-        DS_TRY(ds_safetensors_find(file, e->name, &t));
-        DS_TRY(check_tensor(e, t));
-        if (write)
-            DS_TRY(ds_state_write(state, e->name, t->data, t->size_bytes));
+        n += n_parts(e);
+        DS_TRY(load_tensor(file, e, state, write));
     }
     if (n == ds_safetensors_count(file))
         return DS_OK;
     for (size_t i = 0; i < ds_safetensors_count(file); i++) {
         const char *name = ds_safetensors_at(file, i)->name;
-        if (ds_state_find(state, name) < 0)
+        if (!is_of_state(state, name))
             return ds_fail(DS_INVALID, "%s: tensor \"%s\" is not one of the model's", path, name);
     }
     return DS_OK;

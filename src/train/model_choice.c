@@ -48,10 +48,10 @@ static ds_status apply_overrides(const ds_train_config *config, ds_model_config 
     override_size(&m->max_seq_len, config->model.max_seq_len);
     override_size(&m->n_experts, config->model.n_experts);
     override_size(&m->experts_per_token, config->model.experts_per_token);
-    if (m->architecture == DS_MOE && m->n_experts == 0) {
-        m->n_experts = 8; /* Mixtral's */
-        m->experts_per_token = 2;
-    }
+    if (m->architecture == DS_MOE && m->n_experts == 0)
+        m->n_experts = 8; /* Mixtral's, as is the choice of two */
+    if (m->architecture == DS_MOE && m->experts_per_token == 0)
+        m->experts_per_token = m->n_experts < 2 ? m->n_experts : 2;
     if (m->architecture == DS_MOE && m->router_loss_weight == 0)
         m->router_loss_weight = 0.01f; /* Fedus et al. 2022 */
     if (config->model.tie_embeddings != DS_TRAIN_AUTO)

@@ -17,6 +17,7 @@
 #include "base/md5.h"
 #include "base/rng.h"
 #include "deepseek/data.h"
+#include "deepseek/safetensors.h"
 #include "deepseek/train.h"
 #include "observe/runlog.h"
 #include "train/checkpoint.h"
@@ -199,6 +200,39 @@ static void test_a_dynamic_batch_resumes_bitwise(void **state) {
     free(b);
 }
 
+/* Experts are one tensor here and several in the files, under the names that transformers reads. */
+static void test_experts_are_saved_one_by_one(void **state) {
+    (void)state;
+    const char *const whole[] = {"model.architecture=moe", "model.n_experts=3",
+                                 "checkpoint.interval=10", "checkpoint.async=true"};
+    const char *const half[] = {"model.architecture=moe", "model.n_experts=3", "training.steps=10",
+                                "schedule.decay_steps=20"};
+    const char *const rest[] = {"model.architecture=moe", "model.n_experts=3",
+                                "schedule.decay_steps=20"};
+    run("moe", whole, 4);
+    run("moe-halves", half, 4);
+    run("moe-halves", rest, 3);
+    assert_same_checkpoint("moe", "moe-halves", 20);
+
+    ds_safetensors *file = NULL;
+    char path[512];
+    file_in("moe", "checkpoints/step-00000020/model.safetensors", path);
+    assert_int_equal(ds_safetensors_open(path, &file), DS_OK);
+    for (int layer = 0; layer < 2; layer++)
+        for (int i = 0; i < 9; i++) {
+            char name[96];
+            const ds_safetensor *t = NULL;
+            snprintf(name, sizeof name, "model.layers.%d.block_sparse_moe.experts.%d.w%d.weight",
+                     layer, i / 3, 1 + i % 3);
+            assert_int_equal(ds_safetensors_find(file, name, &t), DS_OK);
+            assert_int_equal(t->rank, 2);
+            assert_int_equal(t->dims[i % 3 == 1 ? 0 : 1], 32); /* w2 leads back to the width */
+        }
+    for (size_t i = 0; i < ds_safetensors_count(file); i++)
+        assert_null(strchr(ds_safetensors_at(file, i)->name, '*'));
+    ds_safetensors_close(file);
+}
+
 static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     (void)state;
     const char *const overrides[] = {"checkpoint.interval=10"};
@@ -332,6 +366,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
         cmocka_unit_test(test_resuming_is_bitwise),
+        cmocka_unit_test(test_experts_are_saved_one_by_one),
         cmocka_unit_test(test_the_batch_follows_utilisation),
         cmocka_unit_test(test_a_dynamic_batch_resumes_bitwise),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),

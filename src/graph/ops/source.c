@@ -53,6 +53,8 @@ ds_node *ds_graph_param(ds_graph *g, const char *name, int rank, const int64_t *
         return NULL;
     char full[sizeof g->scope + 128];
     snprintf(full, sizeof full, "%s%s%s", g->scope, *g->scope ? "." : "", name);
+    if (strchr(full, '*') && (rank < 1 || dims[0] < 1))
+        return ds_graph_refuse(g, "param", "\"%s\" has a * and no first axis to count", full);
     const ds_type type = ds_type_of(DS_F32, rank, dims);
     return ds_graph_add_leaf(g, &ds_op_param, full, &type, init);
 }
