@@ -97,17 +97,22 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
 /* ---- data
  * ---------------------------------------------------------------------------------------- */
 
+/* Without a word about it in the configuration, a new model's vocabulary is the tokenizer's; that
+ * of a model from a folder is its own. */
 static ds_status open_tokenizer(ds_trainer *t) {
-    const char *path = t->config->data.tokenizer;
-    if (!path)
+    const ds_train_config *c = t->config;
+    if (!c->data.tokenizer)
         return DS_OK;
-    DS_TRY(ds_tokenizer_load(path, &t->tokenizer));
+    DS_TRY(ds_tokenizer_load(c->data.tokenizer, &t->tokenizer));
     const int64_t n = ds_tokenizer_vocab_size(t->tokenizer);
+    if (c->model.vocab_size == DS_TRAIN_AUTO && !ds_folder_exists(c->model.preset))
+        t->model.vocab_size = n;
     if (n > t->model.vocab_size)
         return ds_fail(DS_INVALID,
                        "%s: the tokenizer has %lld tokens, the model only %lld: set "
                        "model.vocab_size to %lld or more",
-                       path, (long long)n, (long long)t->model.vocab_size, (long long)n);
+                       c->data.tokenizer, (long long)n, (long long)t->model.vocab_size,
+                       (long long)n);
     return DS_OK;
 }
 
@@ -155,7 +160,6 @@ static ds_status open_data(ds_trainer *t) {
         return ds_fail(DS_INVALID, "data.task %s does not fit a %s model",
                        c->data.task == DS_TRAIN_MASKED_LM ? "masked_lm" : "causal_lm",
                        ds_architecture_name(t->model.architecture));
-    DS_TRY(open_tokenizer(t));
     DS_TRY(open_loader(t, false, &t->train_data));
     if (c->data.validation || c->data.validation_fraction > 0)
         DS_TRY(open_loader(t, true, &t->validation_data));
@@ -232,6 +236,7 @@ static ds_status open_folder(ds_trainer *t) {
 
 static ds_status make(ds_trainer *t) {
     DS_TRY(ds_train_choose_model(t->config, &t->model, &t->seq_len));
+    DS_TRY(open_tokenizer(t));
     t->precision = precision_of(t->config);
     t->micro_batch = t->config->training.micro_batch;
     t->optimizer = optimizer_of(t->config);
