@@ -270,7 +270,7 @@ typedef struct patch {
 } patch;
 
 AMX static inline __mmask16 lanes(int64_t left) {
-    return left >= 16 ? 0xffff : (__mmask16)((1U << left) - 1);
+    return (__mmask16)(left >= 16 ? 0xffffU : (1U << left) - 1);
 }
 
 AMX static void add_rows(const patch *s, const float *from, int64_t from_stride) {
