@@ -17,6 +17,9 @@ enum { LANES = 4, ROWS = 4, VECTORS = 2 };
 enum { PANEL = LANES * VECTORS };
 
 typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
+/* The same in memory, aligned as floats are: read and written by plain assignment, which keeps sums
+ * in registers where copies of bytes do not. */
+typedef float unaligned __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
 /* [n/PANEL][k][PANEL] */
 void SIMD(pack_rows)(const void *rows, int64_t stride, int64_t k, int64_t n, void *packed) {
@@ -36,22 +39,30 @@ void SIMD(pack_columns)(const void *columns, int64_t stride, int64_t k, int64_t 
 static inline void block(const float *a, int64_t a_stride, const float *b, float *c,
                          int64_t c_stride, int64_t k, bool accumulate) {
     vector sum[ROWS][VECTORS];
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) {
-            if (accumulate)
-                memcpy(&sum[r][v], c + r * c_stride + v * LANES, sizeof(vector));
-            else
-                sum[r][v] = (vector){0};
-        }
-    for (int64_t i = 0; i < k; i++) {
-        vector right[VECTORS];
-        memcpy(right, b + i * PANEL, sizeof right);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++)
+            sum[r][v] = (vector){0};
+    if (accumulate)
+#pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++)
-                sum[r][v] += a[r * a_stride + i] * right[v];
-    }
+                sum[r][v] = *(const unaligned *)(c + r * c_stride + v * LANES);
+    for (int64_t i = 0; i < k; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) {
+            const vector right = *(const unaligned *)(b + i * PANEL + v * LANES);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++)
+                sum[r][v] += a[r * a_stride + i] * right;
+        }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
-        memcpy(c + r * c_stride, sum[r], sizeof sum[r]);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++)
+            *(unaligned *)(c + r * c_stride + v * LANES) = sum[r][v];
 }
 
 void SIMD(multiply)(const void *a, int64_t a_stride, const void *b, float *c, int64_t c_stride,
