@@ -10,10 +10,11 @@
 #include "base/alloc.h"
 
 struct ds_gemm {
-    ds_product product; /* as oneDNN or AMX sees it */
+    ds_product product; /* as oneDNN sees it */
     int n_threads;
-    bool by_amx;
+    enum { BY_DNNL, BY_AMX, BY_VECTORS } way;
     ds_amx_gemm amx;
+    ds_vector_gemm vectors;
     ds_dnnl_gemm *dnnl;
     bool turns_a;
     ds_operand a_as_given;
@@ -26,7 +27,7 @@ bool ds_gemm_reads_gaps(const ds_product *p) {
     ds_product plain = *p;
     plain.a = (ds_operand){.dtype = p->a.dtype, .row_stride = p->k, .column_stride = 1};
     plain.b = (ds_operand){.dtype = p->b.dtype, .row_stride = p->n, .column_stride = 1};
-    return ds_amx_gemm_accepts(&plain);
+    return ds_amx_gemm_accepts(&plain) || ds_vector_gemm_accepts(&plain);
 }
 
 static size_t reserve(ds_gemm *g, size_t bytes) {
@@ -74,11 +75,15 @@ ds_status ds_gemm_new(const ds_product *p, int n_threads, ds_gemm **out) {
         return DS_OUT_OF_MEMORY;
     g->product = *p;
     g->n_threads = n_threads;
-    g->by_amx = ds_amx_gemm_accepts(p);
     ds_status status = DS_OK;
-    if (g->by_amx) {
+    if (ds_amx_gemm_accepts(p)) {
+        g->way = BY_AMX;
         g->amx = ds_amx_gemm_plan(p, n_threads);
         g->workspace = g->amx.workspace;
+    } else if (ds_vector_gemm_accepts(p)) {
+        g->way = BY_VECTORS;
+        g->vectors = ds_vector_gemm_plan(p, n_threads);
+        g->workspace = g->vectors.workspace;
     } else {
         status = plan_dnnl(g);
     }
@@ -108,8 +113,12 @@ static const void *turn(const ds_gemm *g, const void *a, void *to) {
 ds_status ds_gemm_run(ds_gemm *g, const void *a, const void *b, void *c, const float *bias,
                       const void *residual, void *workspace) {
     char *memory = workspace;
-    if (g->by_amx) {
+    if (g->way == BY_AMX) {
         ds_amx_gemm_run(&g->amx, a, b, c, bias, residual, workspace);
+        return DS_OK;
+    }
+    if (g->way == BY_VECTORS) {
+        ds_vector_gemm_run(&g->vectors, a, b, c, bias, residual, workspace);
         return DS_OK;
     }
     omp_set_num_threads(g->n_threads);

@@ -1,5 +1,6 @@
 /* Matrix products of the CPU backend: one description, and whichever implementation is fastest for
- * it on the processor at hand. AMX tiles for bf16 where there are some, oneDNN for the rest. */
+ * it on the processor at hand: AMX tiles for bf16 where there are some, vector registers where
+ * oneDNN has nothing good for the processor, oneDNN for the rest. */
 #ifndef DS_CPU_GEMM_H
 #define DS_CPU_GEMM_H
 
@@ -52,5 +53,23 @@ bool ds_amx_gemm_accepts(const ds_product *p);
 ds_amx_gemm ds_amx_gemm_plan(const ds_product *p, int n_threads);
 void ds_amx_gemm_run(const ds_amx_gemm *g, const void *a, const void *b, void *c, const float *bias,
                      const void *residual, void *workspace);
+
+/* ---- vector_gemm.c --------------------------------------------------------------------------- */
+
+typedef struct ds_vector_gemm {
+    ds_product product;
+    int n_threads;
+    int per_word;    /* elements along k in a word of four bytes: 2 for int8, else 1 */
+    int64_t slab;    /* words along k at once */
+    int64_t block;   /* rows of a that a thread packs at a time */
+    int64_t columns; /* of b packed at a time */
+    size_t columns_at, sums_at, private_at, private_bytes, workspace;
+} ds_vector_gemm;
+
+/* Whether this is the best way here to make the product. */
+bool ds_vector_gemm_accepts(const ds_product *p);
+ds_vector_gemm ds_vector_gemm_plan(const ds_product *p, int n_threads);
+void ds_vector_gemm_run(const ds_vector_gemm *g, const void *a, const void *b, void *c,
+                        const float *bias, const void *residual, void *workspace);
 
 #endif

@@ -169,8 +169,8 @@ static ds_status prepare(const ds_kernel_args *args, void **out, size_t *workspa
         return DS_OUT_OF_MEMORY;
     *out = s;
     const ds_dtype dtype = args->inputs[0].dtype;
-    ds_status status = plan(args, s, dtype == DS_F16 ? DS_F32 : dtype);
-    if (status == DS_UNSUPPORTED && dtype == DS_BF16) {
+    ds_status status = plan(args, s, dtype);
+    if (status == DS_UNSUPPORTED && (dtype == DS_BF16 || dtype == DS_F16)) {
         clear(s);
         status = plan(args, s, DS_F32);
     }

@@ -37,6 +37,12 @@ void SIMD(pack_rows)(const void *rows, int64_t stride, int64_t k, int64_t n, voi
 void SIMD(pack_columns)(const void *columns, int64_t stride, int64_t k, int64_t n, void *packed);
 void SIMD(multiply)(const void *a, int64_t a_stride, const void *b, float *c, int64_t c_stride,
                     int64_t m, int64_t n, int64_t k, bool accumulate);
+void SIMD(pack_strip)(const ds_strip *s, int width, void *to);
+void SIMD(pack_strip_i8)(const ds_strip *s, int width, void *to);
+void SIMD(multiply_strips)(const void *a, const void *b, int64_t depth, void *c, int64_t c_stride,
+                           bool adds);
+void SIMD(multiply_strips_i8)(const void *a, const void *b, int64_t depth, void *c,
+                              int64_t c_stride, bool adds);
 void SIMD(attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
                   float *out, int64_t n_out);
 void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t end, float scale,
