@@ -201,11 +201,31 @@ DS_API ds_node *ds_graph_layer_norm(ds_graph *g, ds_node *x, ds_node *weight, ds
 /* x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019). */
 DS_API ds_node *ds_graph_rms_norm(ds_graph *g, ds_node *x, ds_node *weight, float eps);
 
+/* How frequencies are changed for texts longer than a model was first trained on. `factor`: how
+ * many times longer; `original`: tokens of the first training. */
+typedef enum ds_rope_kind {
+    DS_ROPE_PLAIN,
+    DS_ROPE_LINEAR, /* all slower by the factor (Chen et al. 2023, position interpolation) */
+    DS_ROPE_LLAMA3, /* long waves by the factor, short ones not, between them gradually */
+    DS_ROPE_YARN,   /* the same by turns within `original` (Peng et al. 2023) */
+    DS_ROPE_KINDS
+} ds_rope_kind;
+
+typedef struct ds_rope_scaling {
+    ds_rope_kind kind;
+    float factor;
+    int64_t original;
+    float low_freq_factor, high_freq_factor; /* Llama 3: waves of original / these are the bounds */
+    float beta_fast, beta_slow;              /* YaRN: turns within `original` that are the bounds */
+    float magnitude; /* YaRN: the turned vectors are multiplied by this; 0 = 1 */
+} ds_rope_scaling;
+
 typedef struct ds_rotary_opts {
     float theta;      /* base of the frequencies, 10000 as published */
     bool interleaved; /* pairs (2i, 2i+1) as in GPT-J; else (i, i + dim/2) as in Llama */
     int64_t n_dims;   /* rotated leading part of head_dim; 0 = all */
     bool inverse;     /* rotate back (what the gradient needs) */
+    ds_rope_scaling scaling;
 } ds_rotary_opts;
 
 /* Rotary position embedding (Su et al. 2021). x: [batch, tokens, heads, head_dim];

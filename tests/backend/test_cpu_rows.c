@@ -152,6 +152,14 @@ static void indexing_matches_reference(void **unused) {
 
 static void rotary_matches_reference(void **unused) {
     (void)unused;
+    static const ds_rope_scaling scalings[] = {{0},
+                                               {.kind = DS_ROPE_LINEAR, .factor = 3},
+                                               {.kind = DS_ROPE_YARN,
+                                                .factor = 4,
+                                                .original = 64,
+                                                .beta_fast = 32,
+                                                .beta_slow = 1,
+                                                .magnitude = 1.25f}};
     for (int form = 0; form < 16; form++) {
         ds_graph *g = ds_graph_new();
         ds_node *x = case_input(g, floats[form % 3], CASE_DIMS(2, 19, 3, 64));
@@ -160,7 +168,8 @@ static void rotary_matches_reference(void **unused) {
         const ds_rotary_opts opts = {.theta = 10000,
                                      .interleaved = form & 2,
                                      .inverse = form & 4,
-                                     .n_dims = form & 8 ? 22 : 0};
+                                     .n_dims = form & 8 ? 22 : 0,
+                                     .scaling = scalings[form % 3]};
         check_kernel(ds_graph_rotary(g, x, positions, opts),
                      (kernel_case){.seed = (uint64_t)form,
                                    .strided = form % 2,

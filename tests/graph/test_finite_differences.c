@@ -116,6 +116,17 @@ static ds_node *rms_norm(ds_graph *g, ds_node **p) {
 static ds_node *rotary(ds_graph *g, ds_node **p) {
     return ds_graph_rotary(g, p[0], ds_graph_iota(g, 3), (ds_rotary_opts){.theta = 100});
 }
+
+static ds_node *rotary_yarn(ds_graph *g, ds_node **p) {
+    const ds_rope_scaling yarn = {.kind = DS_ROPE_YARN,
+                                  .factor = 4,
+                                  .original = 8,
+                                  .beta_fast = 2,
+                                  .beta_slow = 0.5f,
+                                  .magnitude = 1.2f};
+    return ds_graph_rotary(g, p[0], ds_graph_iota(g, 3),
+                           (ds_rotary_opts){.theta = 100, .scaling = yarn});
+}
 static ds_node *attention(ds_graph *g, ds_node **p) {
     return ds_graph_attention(g, p[0], p[1], p[2], NULL,
                               (ds_attention_opts){.causal = true, .window = 2});
@@ -170,6 +181,7 @@ static const difference_case cases[] = {
     {"layer_norm", {{2, {3, 7}}, {1, {7}}, {1, {7}}, END}, 0, 1, layer_norm},
     {"rms_norm", {{2, {3, 7}}, {1, {7}}, END}, 0, 1, rms_norm},
     {"rotary", {{4, {1, 3, 2, 4}}, END}, 0, 1, rotary},
+    {"rotary_yarn", {{4, {1, 3, 2, 4}}, END}, 0, 1, rotary_yarn},
     {"attention", {{4, {1, 3, 2, 4}}, {4, {1, 3, 1, 4}}, {4, {1, 3, 1, 3}}, END}, 0, 1, attention},
     {"cross_entropy", ONE(5, 4), 0, 1, cross_entropy},
     {"dropout", ONE(4, 5), 0, 1, dropout},

@@ -46,11 +46,11 @@ static ds_status grow(table *t, const ds_rotary_opts *a, int64_t n_positions, in
     t->sine = sine;
 #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (int64_t i = 0; i < t->half; i++) {
-        const double frequency = pow((double)a->theta, -2.0 * (double)i / (double)a->n_dims);
+        const double frequency = ds_rotary_frequency(a, i), size = ds_rotary_magnitude(a);
         for (int64_t p = t->n_positions; p < n_positions; p++) {
             const double angle = (double)p * frequency;
-            t->cosine[p * t->half + i] = (float)cos(angle);
-            t->sine[p * t->half + i] = (float)(a->inverse ? -sin(angle) : sin(angle));
+            t->cosine[p * t->half + i] = (float)(size * cos(angle));
+            t->sine[p * t->half + i] = (float)(size * (a->inverse ? -sin(angle) : sin(angle)));
         }
     }
     t->n_positions = n_positions;

@@ -108,6 +108,9 @@ typedef struct ds_norm_attrs {
 
 /* rotary.c: x, positions → y */
 extern const ds_op ds_op_rotary;
+/* Angle per position of the pair-th pair, radians, and what turned vectors are multiplied by. */
+double ds_rotary_frequency(const ds_rotary_opts *opts, int64_t pair);
+double ds_rotary_magnitude(const ds_rotary_opts *opts);
 
 /* attention.c. attention: q, k, v[, key_lengths] → out, lse (f32 [batch, heads, tokens]).
  * attention_grad: dout, q, k, v, out, lse[, key_lengths] → dq, dk, dv. */
