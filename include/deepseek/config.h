@@ -95,10 +95,12 @@ typedef struct ds_train_config {
         char *validation;           /* NULL: a share of the training data */
         double validation_fraction; /* of the training data, where validation is NULL */
         int seq_len;                /* tokens; auto: the model's max_seq_len */
-        char *tokenizer;
+        char *tokenizer;            /* NULL: tokenizer.json beside the training data */
         int64_t seed;
         ds_train_task task;
         double mask_probability; /* of masked_lm */
+        bool shuffle;
+        bool reset_positions, mask_documents; /* of documents packed into one sample */
     } data;
     struct {
         ds_train_precision_mode mode;
@@ -115,7 +117,7 @@ typedef struct ds_train_config {
     struct {
         ds_train_schedule name;
         int64_t warmup_steps;
-        int64_t decay_steps; /* auto: up to the last step */
+        int64_t decay_steps; /* auto: up to the last step; wsd: the last tenth */
         double min_lr_ratio; /* of the learning rate at the end */
     } schedule;
     struct {
@@ -124,7 +126,7 @@ typedef struct ds_train_config {
         int micro_batch, gradient_accumulation_steps;
         int64_t global_batch; /* = micro_batch * gradient_accumulation_steps * ranks */
         int64_t seed;
-        int64_t eval_interval, sample_interval; /* steps; 0: never */
+        int64_t eval_interval, sample_interval; /* steps; 0: at the end only */
         int eval_batches, sample_tokens;
         char *sample_prompt;
         int64_t log_interval;
