@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/text.h"
+#include "cli/numbers.h"
 #include "data/encode.h"
 #include "deepseek/tokenizer.h"
 
@@ -336,17 +337,12 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static bool read_number(const char *name, long long least, long long *out) {
-    char *end = NULL;
-    errno = 0;
-    *out = strtoll(optarg, &end, 10);
-    if (end != optarg && !*end && !errno && *out >= least && *out <= INT32_MAX)
-        return true;
-    return complain("--%s %s: should be a whole number from %lld up", name, optarg, least) == 0;
+static bool read_number(const char *option, int64_t least, int64_t *out) {
+    return ds_cli_integer("deepseek-tokenize", option, optarg, least, INT32_MAX, out);
 }
 
 static bool take_option(options *o, int option) {
-    long long number = 0;
+    int64_t number = 0;
     switch (option) {
     case 'o': o->output = optarg; return true;
     case OPT_TOKENIZER: o->tokenizer = optarg; return true;
@@ -355,17 +351,17 @@ static bool take_option(options *o, int option) {
     case OPT_PLAIN: o->plain = true; return true;
     case OPT_NO_END: o->no_end = true; return true;
     case OPT_VOCAB:
-        if (!read_number("vocab-size", 257, &number))
+        if (!read_number("--vocab-size", 257, &number))
             return false;
         o->train.vocab_size = number;
         return true;
     case OPT_MIN_COUNT:
-        if (!read_number("min-count", 1, &number))
+        if (!read_number("--min-count", 1, &number))
             return false;
         o->train.min_count = number;
         return true;
     case OPT_THREADS:
-        if (!read_number("threads", 1, &number))
+        if (!read_number("--threads", 1, &number))
             return false;
         o->threads = (int)number;
         return true;
