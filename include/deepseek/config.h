@@ -67,7 +67,7 @@ typedef enum ds_train_measure {
     DS_TRAIN_MEASURE_BUSY,
     DS_TRAIN_MEASURE_PEAK,
 } ds_train_measure;
-typedef enum ds_train_device { DS_TRAIN_CPU, DS_TRAIN_REF, DS_TRAIN_CUDA } ds_train_device;
+typedef enum ds_train_device { DS_TRAIN_CPU, DS_TRAIN_REF } ds_train_device;
 
 /* One corpus of a mixture. */
 typedef struct ds_train_source {

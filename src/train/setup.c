@@ -138,8 +138,7 @@ static ds_status make_programs(ds_trainer *t) {
 }
 
 static ds_status open_device(ds_trainer *t) {
-    static const char *const names[] = {
-        [DS_TRAIN_CPU] = "cpu", [DS_TRAIN_REF] = "ref", [DS_TRAIN_CUDA] = "cuda"};
+    static const char *const names[] = {[DS_TRAIN_CPU] = "cpu", [DS_TRAIN_REF] = "ref"};
     const int threads = t->config->threads == DS_TRAIN_AUTO ? 0 : t->config->threads;
     DS_TRY(ds_backend_open(names[t->config->device], (ds_backend_opts){threads}, &t->backend));
     return ds_state_new(t->backend, &t->state);

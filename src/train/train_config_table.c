@@ -62,7 +62,6 @@ static const ds_config_word measures[] = {
 static const ds_config_word devices[] = {
     {"cpu", DS_TRAIN_CPU, "oneDNN and SIMD kernels"},
     {"ref", DS_TRAIN_REF, "plain C, slow, the oracle of the tests"},
-    {"cuda", DS_TRAIN_CUDA, "an NVIDIA GPU"},
     {NULL, 0, NULL}};
 
 static const ds_config_key source_keys[] = {

@@ -215,6 +215,7 @@ static const struct {
      "f.yaml:1:43: schedule.decay_steps: 10 ends before warmup_steps, 20"},
     {"schedule: {name: wsd, warmup_steps: 20, decay_steps: 90}\ntraining: {steps: 100}\n",
      "f.yaml:1:54: schedule.decay_steps: 90 is more than the 80 steps after warm-up"},
+    {"device: cuda\n", "f.yaml:1:9: device: 'cuda'; expected one of cpu, ref"},
     {"memory: {offload: file}\n",
      "f.yaml:1:19: memory.offload: file needs memory.offload_path, the folder to write to"},
     {"out_dir:\n", "f.yaml:1:9: checkpoint.directory: no value; expected a folder"},
