@@ -4,7 +4,7 @@
  *     const char *overrides[] = {"optimizer.learning_rate=1e-3", "training.steps=200"};
  *     if (ds_train_config_load("configs/demo.yaml", overrides, 2, &config) != DS_OK)
  *         fprintf(stderr, "%s\n", ds_error());
- *     ...
+ *     printf("%lld steps\n", (long long)ds_train_config_steps(&config, 256));
  *     ds_train_config_free(&config);
  *
  * Every key is described in docs/config.md, which is made from the same table. */
