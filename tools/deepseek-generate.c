@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "cli/numbers.h"
 #include "deepseek/inference.h"
 #include "deepseek/tokenizer.h"
 #include "train/checkpoint.h"
@@ -197,14 +198,19 @@ static char *read_stdin(void) {
     return text;
 }
 
-static double number(const char *what, const char *text, double low, double high) {
-    char *end = NULL;
-    const double value = strtod(text, &end);
-    if (*text && *end == '\0' && value >= low && value <= high)
-        return value;
-    fprintf(stderr, "deepseek-generate: %s must be a number from %g to %g, not \"%s\"\n", what, low,
-            high, text);
-    exit(2);
+/* Numbers are read whole or end the program: options are parsed before anything is open. */
+static int64_t whole(const char *option, const char *text, int64_t low, int64_t high) {
+    int64_t value = 0;
+    if (!ds_cli_integer("deepseek-generate", option, text, low, high, &value))
+        exit(2);
+    return value;
+}
+
+static float real(const char *option, const char *text, double low, double high) {
+    double value = 0;
+    if (!ds_cli_real("deepseek-generate", option, text, low, high, &value))
+        exit(2);
+    return (float)value;
 }
 
 enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
@@ -230,14 +236,12 @@ static int parse(int argc, char **argv, request *r) {
         case 'm': r->model = optarg; break;
         case TOKENIZER: r->tokenizer = optarg; break;
         case 'p': r->prompt = optarg; break;
-        case 'n': r->max_tokens = (int64_t)number("--max-tokens", optarg, 0, 1e9); break;
-        case TEMPERATURE:
-            r->sampling.temperature = (float)number("--temperature", optarg, 0, 100);
-            break;
-        case TOP_K: r->sampling.top_k = (int)number("--top-k", optarg, 0, 1e9); break;
-        case TOP_P: r->sampling.top_p = (float)number("--top-p", optarg, 0, 1); break;
-        case SEED: r->sampling.seed = (uint64_t)number("--seed", optarg, 0, 1e15); break;
-        case THREADS: r->threads = (int)number("--threads", optarg, 1, 4096); break;
+        case 'n': r->max_tokens = whole("--max-tokens", optarg, 0, INT32_MAX); break;
+        case TEMPERATURE: r->sampling.temperature = real("--temperature", optarg, 0, 100); break;
+        case TOP_K: r->sampling.top_k = (int)whole("--top-k", optarg, 0, INT32_MAX); break;
+        case TOP_P: r->sampling.top_p = real("--top-p", optarg, 0, 1); break;
+        case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
+        case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {

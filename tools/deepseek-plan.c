@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/numbers.h"
 #include "deepseek/compile.h"
 #include "deepseek/models.h"
 #include "deepseek/optim.h"
@@ -153,13 +154,11 @@ static int find_name(const char *what, const char *name, const char *const *name
     exit(2);
 }
 
-static int64_t positive(const char *what, const char *text) {
-    char *end = NULL;
-    const long long value = strtoll(text, &end, 10);
-    if (*end == '\0' && value > 0 && value <= INT32_MAX)
-        return value;
-    fprintf(stderr, "deepseek-plan: %s must be a positive number, not \"%s\"\n", what, text);
-    exit(2);
+static int64_t positive(const char *option, const char *text) {
+    int64_t value = 0;
+    if (!ds_cli_integer("deepseek-plan", option, text, 1, INT32_MAX, &value))
+        exit(2);
+    return value;
 }
 
 enum { PRECISION = 256, SEQ, MICRO_BATCH, OPTIMIZER, LIST };

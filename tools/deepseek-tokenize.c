@@ -2,7 +2,6 @@
  * token ids back into text. */
 #include <errno.h>
 #include <getopt.h>
-#include <omp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,12 +11,11 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/text.h"
-#include "deepseek/data.h"
+#include "cli/numbers.h"
+#include "data/encode.h"
 #include "deepseek/tokenizer.h"
 
-#define BATCH_PIECES 64                 /* documents encoded at once, one per thread */
-#define BATCH_BYTES  ((size_t)64 << 20) /* but no more text than this */
-#define STDIN_LIMIT  ((size_t)1 << 30)
+#define STDIN_LIMIT ((size_t)1 << 30)
 
 static const char usage[] =
     "deepseek-tokenize: between text and the token ids that a model reads\n"
@@ -164,114 +162,18 @@ static int run_train(options *o) {
 
 /* ---- encode ------------------------------------------------------------------------------- */
 
-typedef struct piece {
-    char *text;
-    size_t length;
-    bool continues; /* the next piece belongs to the same document */
-    int32_t *ids;
-    size_t n;
-    ds_status status;
-    char error[512];
-} piece;
-
-typedef struct encoder {
-    const options *o;
-    const ds_tokenizer *tok;
-    ds_indexed_writer *writer; /* NULL: ids go to stdout */
-    piece pieces[BATCH_PIECES];
-    size_t n_pieces, batch_bytes;
-    int32_t end; /* -1: none */
-    int64_t bytes, tokens, documents;
-    meter meter;
-} encoder;
-
-static void print_ids(const int32_t *ids, size_t n, bool ends) {
+/* Prints the ids of a document on one line. */
+static ds_status print_ids(void *context, const int32_t *ids, size_t n, bool ends_document) {
+    (void)context;
     for (size_t i = 0; i < n; i++)
         printf("%d ", ids[i]);
-    if (ends)
+    if (ends_document)
         putchar('\n');
-}
-
-static ds_status write_ids(encoder *e, const int32_t *ids, size_t n) {
-    e->tokens += (int64_t)n;
-    if (e->writer)
-        return ds_indexed_writer_add_tokens(e->writer, ids, n);
-    print_ids(ids, n, false);
     return DS_OK;
 }
 
-static ds_status write_piece(encoder *e, const piece *p) {
-    ds_status status = write_ids(e, p->ids, p->n);
-    if (status != DS_OK || p->continues)
-        return status;
-    e->documents++;
-    if (e->end >= 0)
-        status = write_ids(e, &e->end, 1);
-    if (!e->writer)
-        putchar('\n');
-    return status == DS_OK && e->writer ? ds_indexed_writer_end_document(e->writer) : status;
-}
-
-static void encode_piece(const encoder *e, piece *p) {
-    p->status = e->o->plain ? ds_tokenizer_encode_plain(e->tok, p->text, p->length, &p->ids, &p->n)
-                            : ds_tokenizer_encode(e->tok, p->text, p->length, &p->ids, &p->n);
-    if (p->status != DS_OK) /* the message belongs to this thread */
-        snprintf(p->error, sizeof p->error, "%s", ds_error());
-}
-
-/* Encodes the pieces gathered, all at once, and writes them in order. False after a failure. */
-static bool flush(encoder *e) {
-    bool good = true;
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < e->n_pieces; i++)
-        encode_piece(e, &e->pieces[i]);
-    for (size_t i = 0; i < e->n_pieces; i++) {
-        piece *p = &e->pieces[i];
-        if (good && p->status != DS_OK)
-            good = complain("%s", p->error) == 0;
-        if (good && write_piece(e, p) != DS_OK)
-            good = failed() == 0;
-        e->bytes += (int64_t)p->length;
-        free(p->text);
-        free(p->ids);
-    }
-    e->n_pieces = 0;
-    e->batch_bytes = 0;
-    return good;
-}
-
-static bool encode_file(encoder *e, const char *path) {
-    ds_text_source *source = NULL;
-    if (ds_text_source_open(path, &source) != DS_OK)
-        return failed() == 0;
-    bool good = true;
-    while (good) {
-        const char *text = NULL;
-        size_t length = 0;
-        if (ds_text_source_next(source, &text, &length) != DS_OK) {
-            good = failed() == 0;
-            break;
-        }
-        if (!text)
-            break;
-        piece *p = &e->pieces[e->n_pieces];
-        *p = (piece){.length = length, .continues = ds_text_source_continues(source)};
-        p->text = malloc(length);
-        if (!p->text) {
-            good = complain("out of memory") == 0;
-            break;
-        }
-        memcpy(p->text, text, length);
-        e->n_pieces++;
-        e->batch_bytes += length;
-        if (e->n_pieces == BATCH_PIECES || e->batch_bytes >= BATCH_BYTES)
-            good = flush(e);
-        int64_t done = 0, total = 0;
-        ds_text_source_progress(source, &done, &total);
-        meter_show(&e->meter, path, done, total, true);
-    }
-    ds_text_source_close(source);
-    return good;
+static void show_encoding(void *context, const char *path, int64_t done, int64_t total) {
+    meter_show(context, path, done, total, true);
 }
 
 static char *read_stdin(size_t *length) {
@@ -285,64 +187,73 @@ static char *read_stdin(size_t *length) {
     return ds_text_take(&all);
 }
 
-static bool encode_stdin(encoder *e) {
-    piece p = {.text = read_stdin(&p.length)};
-    if (!p.text)
-        return failed() == 0;
-    encode_piece(e, &p);
-    if (p.status == DS_OK)
-        print_ids(p.ids, p.n, true);
-    else
-        complain("%s", p.error);
-    free(p.text);
-    free(p.ids);
-    return p.status == DS_OK;
+static int encode_stdin(const options *o, const ds_tokenizer *tok) {
+    size_t length = 0, n = 0;
+    int32_t *ids = NULL;
+    char *text = read_stdin(&length);
+    if (!text)
+        return failed();
+    const ds_status status = o->plain ? ds_tokenizer_encode_plain(tok, text, length, &ids, &n)
+                                      : ds_tokenizer_encode(tok, text, length, &ids, &n);
+    if (status == DS_OK)
+        print_ids(NULL, ids, n, true);
+    free(text);
+    free(ids);
+    return status == DS_OK ? 0 : failed();
 }
 
-static int run_encode(options *o, const ds_tokenizer *tok) {
+static void report_encoding(const char *output, const ds_encode_counts *c, double spent_s) {
+    char count[32], rate[32], time[32];
+    fprintf(stderr, "%s.bin, .idx: %s tokens in %lld document%s, %.2f bytes a token; %s, %s/s\n",
+            output, ds_format_count(count, sizeof count, (double)c->tokens),
+            (long long)c->documents, c->documents == 1 ? "" : "s",
+            c->tokens ? (double)c->text_bytes / (double)c->tokens : 0.0,
+            ds_format_duration(time, sizeof time, spent_s),
+            ds_format_bytes(rate, sizeof rate, (double)c->text_bytes / spent_s));
+}
+
+static int encode_files(const options *o, const ds_tokenizer *tok) {
+    meter m = {0};
+    ds_encode_counts counts = {0};
+    ds_indexed_writer *writer = NULL;
+    /* ids on stdout are those of the text, so that decode gives the text back */
+    const bool has_end = !o->no_end && o->output;
+    const ds_encode_opts opts = {.plain = o->plain,
+                                 .end_token = has_end ? ds_tokenizer_eos(tok) : -1,
+                                 .threads = o->threads,
+                                 .progress = show_encoding,
+                                 .progress_context = &m};
+    const double start = ds_clock_s();
+    ds_status status = DS_OK;
+    if (o->output)
+        status = ds_indexed_writer_open(o->output, ds_encode_token_bytes(tok), &writer);
+    if (status == DS_OK)
+        status = ds_encode_text(tok, (const char *const *)o->files, (size_t)o->n_files, &opts,
+                                writer ? ds_encode_to_writer : print_ids, writer, &counts);
+    meter_end(&m);
+    if (status == DS_OK && writer)
+        status = ds_indexed_writer_close(writer);
+    else
+        ds_indexed_writer_abandon(writer);
+    if (status != DS_OK)
+        return failed();
+    if (!o->output)
+        return 0;
+    report_encoding(o->output, &counts, ds_clock_s() - start);
+    if (opts.end_token < 0 && !o->no_end)
+        fputs("the tokenizer has no token that ends a text: documents end without a mark\n",
+              stderr);
+    return 0;
+}
+
+static int run_encode(const options *o, const ds_tokenizer *tok) {
     if (!o->output == !o->to_stdout)
         return complain("encode needs -o PREFIX or --stdout");
-    if (o->n_files == 0 && o->output)
+    if (o->n_files > 0)
+        return encode_files(o, tok);
+    if (o->output)
         return complain("encode needs files to read; see deepseek-tokenize --help");
-    if (o->threads > 0)
-        omp_set_num_threads(o->threads);
-    encoder *e = calloc(1, sizeof *e);
-    if (!e)
-        return complain("out of memory");
-    e->o = o;
-    e->tok = tok;
-    /* ids on stdout are those of the text, so that decode gives the text back */
-    e->end = o->no_end || o->to_stdout ? -1 : ds_tokenizer_eos(tok);
-    const double start = ds_clock_s();
-    const int token_bytes = ds_tokenizer_vocab_size(tok) <= 65536 ? 2 : 4;
-    bool good = !o->output || ds_indexed_writer_open(o->output, token_bytes, &e->writer) == DS_OK ||
-                failed() == 0;
-    if (o->n_files == 0)
-        good = good && encode_stdin(e);
-    for (int i = 0; i < o->n_files && good; i++)
-        good = encode_file(e, o->files[i]);
-    good = flush(e) && good;
-    meter_end(&e->meter);
-    if (good && e->writer) {
-        good = ds_indexed_writer_close(e->writer) == DS_OK || failed() == 0;
-        const double spent = ds_clock_s() - start;
-        char count[32], rate[32], time[32];
-        if (good)
-            fprintf(stderr,
-                    "%s.bin, .idx: %s tokens in %lld document%s, %.2f bytes a token; %s, %s/s\n",
-                    o->output, ds_format_count(count, sizeof count, (double)e->tokens),
-                    (long long)e->documents, e->documents == 1 ? "" : "s",
-                    e->tokens ? (double)e->bytes / (double)e->tokens : 0.0,
-                    ds_format_duration(time, sizeof time, spent),
-                    ds_format_bytes(rate, sizeof rate, (double)e->bytes / spent));
-        if (good && e->end < 0 && !o->no_end)
-            fputs("the tokenizer has no token that ends a text: documents end without a mark\n",
-                  stderr);
-    } else {
-        ds_indexed_writer_abandon(e->writer);
-    }
-    free(e);
-    return good ? 0 : 1;
+    return encode_stdin(o, tok);
 }
 
 /* ---- decode ------------------------------------------------------------------------------- */
@@ -426,17 +337,12 @@ static const struct option long_options[] = {
     {NULL, 0, NULL, 0},
 };
 
-static bool read_number(const char *name, long long least, long long *out) {
-    char *end = NULL;
-    errno = 0;
-    *out = strtoll(optarg, &end, 10);
-    if (end != optarg && !*end && !errno && *out >= least && *out <= INT32_MAX)
-        return true;
-    return complain("--%s %s: should be a whole number from %lld up", name, optarg, least) == 0;
+static bool read_number(const char *option, int64_t least, int64_t *out) {
+    return ds_cli_integer("deepseek-tokenize", option, optarg, least, INT32_MAX, out);
 }
 
 static bool take_option(options *o, int option) {
-    long long number = 0;
+    int64_t number = 0;
     switch (option) {
     case 'o': o->output = optarg; return true;
     case OPT_TOKENIZER: o->tokenizer = optarg; return true;
@@ -445,17 +351,17 @@ static bool take_option(options *o, int option) {
     case OPT_PLAIN: o->plain = true; return true;
     case OPT_NO_END: o->no_end = true; return true;
     case OPT_VOCAB:
-        if (!read_number("vocab-size", 257, &number))
+        if (!read_number("--vocab-size", 257, &number))
             return false;
         o->train.vocab_size = number;
         return true;
     case OPT_MIN_COUNT:
-        if (!read_number("min-count", 1, &number))
+        if (!read_number("--min-count", 1, &number))
             return false;
         o->train.min_count = number;
         return true;
     case OPT_THREADS:
-        if (!read_number("threads", 1, &number))
+        if (!read_number("--threads", 1, &number))
             return false;
         o->threads = (int)number;
         return true;

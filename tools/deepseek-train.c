@@ -6,25 +6,27 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
+#include "base/text.h"
 #include "cli/supervise.h"
 #include "deepseek/train.h"
 
 static const char USAGE[] =
     "usage: deepseek-train --config FILE [options] [key=value …]\n"
     "\n"
-    "Trains a language model on token files made by `deepseek-tokenize encode`. What to train, on\n"
-    "what and how is said by the YAML file; every key can be overridden on the command line:\n"
+    "Trains a language model on text, or on token files made by `deepseek-tokenize encode`. What "
+    "to\n"
+    "train, on what and how is said by the YAML file; every key can be overridden on the command\n"
+    "line, the last word wins:\n"
     "    deepseek-train --config configs/demo.yaml optimizer.learning_rate=5e-4 "
     "training.steps=200\n"
     "The run folder (checkpoint.directory) gets checkpoints in Hugging Face's layout, "
     "metrics.jsonl,\n"
     "TensorBoard events and loss.svg. Ctrl-C saves and ends; the same command goes on from there.\n"
     "\n"
-    "  -c, --config FILE       the configuration (docs/config.md describes every key)\n"
-    "      --resume WHAT       auto (default: the newest whole checkpoint), never, or a "
-    "checkpoint\n"
-    "      --threads N         CPU threads (default: all cores)\n"
-    "      --device NAME       cpu or ref\n"
+    "  -c, --config FILE       the configuration (docs/config.md describes every key)\n";
+
+static const char MORE_USAGE[] =
     "      --dry-run           check everything, print the plan and its memory, and stop\n"
     "      --print-graph[=dot] print the graph after each pass as text (or Graphviz), and stop\n"
     "      --supervise         restart from the newest whole checkpoint after a crash\n"
@@ -38,80 +40,142 @@ static const char USAGE[] =
 
 enum { FAILED = 1 }; /* exit status */
 
+/* Flags for keys that are often given: --NAME VALUE is KEY=VALUE. The first has a letter, -o. */
+static const struct key_flag {
+    const char *name, *argument, *key, *help;
+} key_flags[] = {
+    {"output", "DIR", "checkpoint.directory", "the run folder"},
+    {"data", "PATH", "data.train", "what to learn from"},
+    {"tokenizer", "FILE", "data.tokenizer", "tokenizer.json"},
+    {"model", "NAME", "model.preset", "a preset, or a folder with config.json"},
+    {"steps", "N", "training.steps", "optimizer steps"},
+    {"micro-batch", "N", "training.micro_batch", "samples at once"},
+    {"seq-len", "N", "data.seq_len", "tokens a sample"},
+    {"learning-rate", "X", "optimizer.learning_rate", "after warm-up"},
+    {"seed", "N", "training.seed", "of initial weights and dropout"},
+    {"precision", "NAME", "precision", "bf16, fp16 or fp32"},
+    {"resume", "WHAT", "checkpoint.resume", "auto (the newest whole checkpoint), never, or one"},
+    {"threads", "N", "threads", "CPU threads"},
+    {"device", "NAME", "device", "cpu or ref"},
+};
+enum { N_KEY_FLAGS = sizeof key_flags / sizeof *key_flags };
+
+static const struct precision_name {
+    const char *name, *value;
+} precisions[] = {
+    {"bf16", "{mode: mixed, fp16: false, bf16: true}"},
+    {"fp16", "{mode: mixed, fp16: true, bf16: false}"},
+    {"fp32", "{mode: full, fp16: false, bf16: false}"},
+};
+
 typedef struct arguments {
     const char *config;
-    const char *overrides[256];
-    size_t n_overrides;
-    char texts[8][512]; /* overrides made from flags */
-    int n_texts;
+    char **overrides; /* [n_overrides], owned */
+    size_t n_overrides, capacity;
     bool dry_run, print_graph, dot, supervise;
 } arguments;
 
-static void add_override(arguments *a, const char *override) {
-    if (a->n_overrides < sizeof a->overrides / sizeof *a->overrides)
-        a->overrides[a->n_overrides++] = override;
+static void print_usage(FILE *out) {
+    fputs(USAGE, out);
+    for (int i = 0; i < N_KEY_FLAGS; i++) {
+        const struct key_flag *f = &key_flags[i];
+        char option[64];
+        snprintf(option, sizeof option, "--%s %s", f->name, f->argument);
+        fprintf(out, "  %s %-19s %s (%s)\n", i == 0 ? "-o," : "   ", option, f->help, f->key);
+    }
+    fputs(MORE_USAGE, out);
 }
 
-static void override_flag(arguments *a, const char *key, const char *value) {
-    if (a->n_texts == (int)(sizeof a->texts / sizeof *a->texts))
-        return;
-    char *text = a->texts[a->n_texts++];
-    snprintf(text, sizeof a->texts[0], "%s=%s", key, value);
-    add_override(a, text);
+/* Adds "KEY=VALUE", or KEY itself, which then holds both. -1, or the exit status. */
+static int add_override(arguments *a, const char *key, const char *value) {
+    char **grown = ds_grow(a->overrides, &a->capacity, a->n_overrides + 1, sizeof *grown);
+    ds_text text = {0};
+    ds_text_printf(&text, "%s%s%s", key, value ? "=" : "", value ? value : "");
+    char *override = grown ? ds_text_take(&text) : NULL;
+    ds_text_clear(&text);
+    if (grown)
+        a->overrides = grown;
+    if (!override) {
+        fputs("deepseek-train: out of memory\n", stderr);
+        return FAILED;
+    }
+    a->overrides[a->n_overrides++] = override;
+    return -1;
 }
 
-static void print_owned(char *text) {
+static int take_key_flag(arguments *a, const struct key_flag *f, const char *value) {
+    if (strcmp(f->key, "precision") != 0)
+        return add_override(a, f->key, value);
+    for (size_t i = 0; i < sizeof precisions / sizeof *precisions; i++)
+        if (strcmp(precisions[i].name, value) == 0)
+            return add_override(a, f->key, precisions[i].value);
+    fprintf(stderr, "deepseek-train: --precision %s: should be bf16, fp16 or fp32\n", value);
+    return DS_EXIT_WRONG_INPUT;
+}
+
+static int print_owned(char *text) {
     fputs(text ? text : "out of memory\n", stdout);
     free(text);
+    return 0;
 }
 
-enum { RESUME = 256, THREADS, DEVICE, DRY_RUN, PRINT_GRAPH, SUPERVISE, HELP_KEYS, SCHEMA, VERSION };
+enum { DRY_RUN = 256, PRINT_GRAPH, SUPERVISE, HELP_KEYS, SCHEMA, VERSION, KEY_FLAG };
+
+static const struct option plain_options[] = {{"config", required_argument, NULL, 'c'},
+                                              {"dry-run", no_argument, NULL, DRY_RUN},
+                                              {"print-graph", optional_argument, NULL, PRINT_GRAPH},
+                                              {"supervise", no_argument, NULL, SUPERVISE},
+                                              {"help-keys", no_argument, NULL, HELP_KEYS},
+                                              {"schema", no_argument, NULL, SCHEMA},
+                                              {"version", no_argument, NULL, VERSION},
+                                              {"help", no_argument, NULL, 'h'}};
+enum { N_PLAIN = sizeof plain_options / sizeof *plain_options };
+
+/* -1: go on; else the exit status. */
+static int take_option(arguments *a, int option) {
+    if (option >= KEY_FLAG)
+        return take_key_flag(a, &key_flags[option - KEY_FLAG], optarg);
+    switch (option) {
+    case 'c': a->config = optarg; return -1;
+    case DRY_RUN: a->dry_run = true; return -1;
+    case SUPERVISE: a->supervise = true; return -1;
+    case PRINT_GRAPH:
+        a->print_graph = true;
+        a->dot = optarg && strcmp(optarg, "dot") == 0;
+        if (!optarg || a->dot)
+            return -1;
+        fprintf(stderr, "deepseek-train: --print-graph=%s: only =dot, or nothing\n", optarg);
+        return DS_EXIT_WRONG_INPUT;
+    case HELP_KEYS: return print_owned(ds_train_config_help());
+    case SCHEMA: return print_owned(ds_train_config_schema());
+    case VERSION: puts("deepseek-train " DS_VERSION); return 0;
+    case 'h': print_usage(stdout); return 0;
+    default: fputs("Try `deepseek-train --help`.\n", stderr); return DS_EXIT_WRONG_INPUT;
+    }
+}
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, arguments *a) {
-    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-                                            {"resume", required_argument, NULL, RESUME},
-                                            {"threads", required_argument, NULL, THREADS},
-                                            {"device", required_argument, NULL, DEVICE},
-                                            {"dry-run", no_argument, NULL, DRY_RUN},
-                                            {"print-graph", optional_argument, NULL, PRINT_GRAPH},
-                                            {"supervise", no_argument, NULL, SUPERVISE},
-                                            {"help-keys", no_argument, NULL, HELP_KEYS},
-                                            {"schema", no_argument, NULL, SCHEMA},
-                                            {"version", no_argument, NULL, VERSION},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
-    for (int o; (o = getopt_long(argc, argv, "c:h", options, NULL)) != -1;) {
-        switch (o) {
-        case 'c': a->config = optarg; break;
-        case RESUME: override_flag(a, "checkpoint.resume", optarg); break;
-        case THREADS: override_flag(a, "threads", optarg); break;
-        case DEVICE: override_flag(a, "device", optarg); break;
-        case DRY_RUN: a->dry_run = true; break;
-        case SUPERVISE: a->supervise = true; break;
-        case PRINT_GRAPH:
-            a->print_graph = true;
-            a->dot = optarg && strcmp(optarg, "dot") == 0;
-            break;
-        case HELP_KEYS: print_owned(ds_train_config_help()); return 0;
-        case SCHEMA: print_owned(ds_train_config_schema()); return 0;
-        case VERSION: puts("deepseek-train " DS_VERSION); return 0;
-        case 'h': fputs(USAGE, stdout); return 0;
-        default: fputs("Try `deepseek-train --help`.\n", stderr); return DS_EXIT_WRONG_INPUT;
-        }
-    }
-    for (int i = optind; i < argc; i++) {
+    struct option options[N_PLAIN + N_KEY_FLAGS + 1] = {0};
+    int early = -1;
+    memcpy(options, plain_options, sizeof plain_options);
+    for (int i = 0; i < N_KEY_FLAGS; i++)
+        options[N_PLAIN + i] =
+            (struct option){key_flags[i].name, required_argument, NULL, KEY_FLAG + i};
+    for (int o; early < 0 && (o = getopt_long(argc, argv, "c:o:h", options, NULL)) != -1;)
+        early = take_option(a, o == 'o' ? KEY_FLAG : o);
+    for (int i = optind; i < argc && early < 0; i++) {
+        early = add_override(a, argv[i], NULL);
         if (!strchr(argv[i], '=')) {
             fprintf(stderr, "deepseek-train: \"%s\" is not key=value\n", argv[i]);
-            return DS_EXIT_WRONG_INPUT;
+            early = DS_EXIT_WRONG_INPUT;
         }
-        add_override(a, argv[i]);
     }
-    if (!a->config) {
-        fputs(USAGE, stderr);
-        return DS_EXIT_WRONG_INPUT;
+    if (early < 0 && !a->config) {
+        print_usage(stderr);
+        early = DS_EXIT_WRONG_INPUT;
     }
-    return -1;
+    return early;
 }
 
 static ds_trainer *running; /* what the signal handler stops */
@@ -190,24 +254,32 @@ static int train(const ds_train_config *config, arguments *a) {
     return status;
 }
 
-int main(int argc, char **argv) {
-    arguments a = {0};
-    const int early = parse(argc, argv, &a);
-    if (early >= 0)
-        return early;
+static int run(arguments *a) {
     ds_train_config config;
-    if (ds_train_config_load(a.config, a.overrides, a.n_overrides, &config) != DS_OK) {
+    if (ds_train_config_load(a->config, (const char *const *)a->overrides, a->n_overrides,
+                             &config) != DS_OK) {
         fail();
         return DS_EXIT_WRONG_INPUT;
     }
     const bool supervise =
-        (a.supervise || config.supervise.enabled) && !a.dry_run && !a.print_graph;
+        (a->supervise || config.supervise.enabled) && !a->dry_run && !a->print_graph;
     const ds_supervise_opts opts = {.max_restarts = config.supervise.max_restarts,
                                     .backoff_s = config.supervise.backoff_s,
                                     .max_backoff_s = config.supervise.max_backoff_s};
     int status = supervise ? ds_supervise(opts) : -1;
     if (status < 0) /* not supervised, or we are the supervised child */
-        status = train(&config, &a);
+        status = train(&config, a);
     ds_train_config_free(&config);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    arguments a = {0};
+    int status = parse(argc, argv, &a);
+    if (status < 0)
+        status = run(&a);
+    for (size_t i = 0; i < a.n_overrides; i++)
+        free(a.overrides[i]);
+    free(a.overrides);
     return status;
 }

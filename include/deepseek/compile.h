@@ -1,6 +1,8 @@
 /* From a graph to numbers: backend, state, passes, program.
  *
+ *     ds_graph *graph = ds_graph_new(); // … and a model in it, such as that of graph.h
  *     ds_backend *cpu;  ds_state *state;  ds_program *program;
+ *     float pixels[32 * 784] = {0}, loss;
  *     ds_backend_open("cpu", (ds_backend_opts){0}, &cpu);
  *     ds_state_new(cpu, &state);
  *     ds_compile(graph, state, (ds_compile_opts){.loss = "loss"}, &program);   // adds the backward pass

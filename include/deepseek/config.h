@@ -4,7 +4,7 @@
  *     const char *overrides[] = {"optimizer.learning_rate=1e-3", "training.steps=200"};
  *     if (ds_train_config_load("configs/demo.yaml", overrides, 2, &config) != DS_OK)
  *         fprintf(stderr, "%s\n", ds_error());
- *     ...
+ *     printf("%lld steps\n", (long long)ds_train_config_steps(&config, 256));
  *     ds_train_config_free(&config);
  *
  * Every key is described in docs/config.md, which is made from the same table. */
@@ -67,7 +67,7 @@ typedef enum ds_train_measure {
     DS_TRAIN_MEASURE_BUSY,
     DS_TRAIN_MEASURE_PEAK,
 } ds_train_measure;
-typedef enum ds_train_device { DS_TRAIN_CPU, DS_TRAIN_REF, DS_TRAIN_CUDA } ds_train_device;
+typedef enum ds_train_device { DS_TRAIN_CPU, DS_TRAIN_REF } ds_train_device;
 
 /* One corpus of a mixture. */
 typedef struct ds_train_source {
@@ -95,10 +95,12 @@ typedef struct ds_train_config {
         char *validation;           /* NULL: a share of the training data */
         double validation_fraction; /* of the training data, where validation is NULL */
         int seq_len;                /* tokens; auto: the model's max_seq_len */
-        char *tokenizer;
+        char *tokenizer;            /* NULL: tokenizer.json beside the training data */
         int64_t seed;
         ds_train_task task;
         double mask_probability; /* of masked_lm */
+        bool shuffle;
+        bool reset_positions, mask_documents; /* of documents packed into one sample */
     } data;
     struct {
         ds_train_precision_mode mode;
@@ -115,7 +117,7 @@ typedef struct ds_train_config {
     struct {
         ds_train_schedule name;
         int64_t warmup_steps;
-        int64_t decay_steps; /* auto: up to the last step */
+        int64_t decay_steps; /* auto: up to the last step; wsd: the last tenth */
         double min_lr_ratio; /* of the learning rate at the end */
     } schedule;
     struct {
@@ -124,7 +126,7 @@ typedef struct ds_train_config {
         int micro_batch, gradient_accumulation_steps;
         int64_t global_batch; /* = micro_batch * gradient_accumulation_steps * ranks */
         int64_t seed;
-        int64_t eval_interval, sample_interval; /* steps; 0: never */
+        int64_t eval_interval, sample_interval; /* steps; 0: at the end only */
         int eval_batches, sample_tokens;
         char *sample_prompt;
         int64_t log_interval;

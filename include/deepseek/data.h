@@ -64,6 +64,9 @@ DS_API bool ds_text_source_continues(const ds_text_source *source);
 DS_API void ds_text_source_progress(const ds_text_source *source, int64_t *done_bytes,
                                     int64_t *total_bytes);
 
+/* When the newest of its files was last written, nanoseconds since 1970. */
+DS_API int64_t ds_text_source_modified(const ds_text_source *source);
+
 /* NULL is fine. */
 DS_API void ds_text_source_close(ds_text_source *source);
 

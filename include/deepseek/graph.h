@@ -245,6 +245,12 @@ typedef struct ds_attention_opts {
  * Returns [batch, tokens, heads, v_head_dim], dtype of q. A query that sees no key gives zeros. */
 DS_API ds_node *ds_graph_attention(ds_graph *g, ds_node *q, ds_node *k, ds_node *v,
                                    ds_node *key_lengths, ds_attention_opts opts);
+/* The same where query t of sample b sees no key before first_keys[b, t] (i32 [batch, tokens]):
+ * with the start of the query's own document there, documents packed into one sequence do not see
+ * each other. */
+DS_API ds_node *ds_graph_attention_from(ds_graph *g, ds_node *q, ds_node *k, ds_node *v,
+                                        ds_node *key_lengths, ds_node *first_keys,
+                                        ds_attention_opts opts);
 
 /* Sum over rows of −log softmax(logits)[label]; rows labelled −100 count nothing.
  * logits: [..., classes]   labels: i32, logits' shape less the last axis.

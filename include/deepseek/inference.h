@@ -1,10 +1,16 @@
 /* Generation: tokens out of a decoder, with a key-value cache.
  *
- *     ds_generator *generator;
- *     ds_generator_new(state, &config, 256, DS_PRECISION_FULL, &generator);
- *     ds_generator_feed(generator, prompt, n);
- *     while (ds_generator_next(generator, sampling, &id) == DS_OK && id != end_of_text)
- *         print_token(id);
+ *     ds_backend *cpu;  ds_state *state;  ds_model_config config;  ds_generator *generator;
+ *     const ds_sampling sampling = {.temperature = 0.8f, .top_k = 40, .seed = 1};
+ *     int32_t prompt[] = {464, 3726}, id = -1;
+ *     ds_backend_open("cpu", (ds_backend_opts){0}, &cpu);
+ *     ds_state_new(cpu, &state);
+ *     ds_model_config_load("model", &config);
+ *     ds_generator_new(state, &config, 256, DS_PRECISION_FULL, &generator); // declares parameters
+ *     ds_model_load("model", &config, state);                               // reads them
+ *     ds_generator_feed(generator, prompt, 2);
+ *     while (ds_generator_next(generator, sampling, &id) == DS_OK && id != config.eos_token)
+ *         printf("%d ", id);
  *     ds_generator_free(generator);
  */
 #ifndef DEEPSEEK_INFERENCE_H

@@ -87,6 +87,17 @@ DS_API double ds_model_flops_per_token(const ds_model_config *config, int64_t se
 DS_API void ds_model_build_training(ds_graph *g, const ds_model_config *config, int64_t batch,
                                     int64_t seq_len);
 
+/* How documents that were packed into one sample are told apart. */
+typedef struct ds_packing {
+    bool reset_positions; /* adds the input "positions" i32 [batch, seq_len]; else 0, 1, 2, … */
+    bool mask_documents;  /* adds the input "first_keys" i32 [batch, seq_len]: for each token the
+                             place where its document begins, before which it sees nothing */
+} ds_packing;
+
+/* The same for packed samples. Decoders only. */
+DS_API void ds_model_build_packed(ds_graph *g, const ds_model_config *config, int64_t batch,
+                                  int64_t seq_len, ds_packing packing);
+
 /* A graph that gives logits of whole sequences. Inputs as in training, without labels. Output
  * "logits" f32 [batch, seq_len, vocab_size]. */
 DS_API void ds_model_build_logits(ds_graph *g, const ds_model_config *config, int64_t batch,

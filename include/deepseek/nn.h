@@ -1,5 +1,7 @@
 /* Layers: functions over the graph, each in a name scope of its own.
  *
+ *     ds_graph *g = ds_graph_new();
+ *     ds_node *x = ds_graph_input(g, "x", DS_F32, 3, (int64_t[]){4, 128, 768});
  *     ds_node *h = ds_nn_linear(g, "fc", x, 3072, true, DS_INIT_NORMAL(0.02f));
  *     h = ds_graph_unary(g, DS_GELU_TANH, h, 0);
  *

@@ -2,12 +2,14 @@
  * and the batch size that follows the device's utilisation.
  *
  *     ds_optimizer_opts opts = ds_optimizer_defaults(DS_OPTIMIZER_ADAMW);
- *     ds_graph *g = ds_graph_new();
- *     ds_node *w = ds_graph_param(g, "weight", 2, (int64_t[]){10, 784}, DS_INIT_NORMAL(0.02f));
- *     ds_optimizer_build(g, &w, 1, opts);                  // or ds_optimizer_graph(state, opts,
- * &g) ds_compile(g, state, (ds_compile_opts){0}, &update); // state also holds "grad/weight" const
- * float lr = ds_schedule_rate(&schedule, t), clip = 1, scale = 1, step = (float)(t + 1);
- *     ds_program_write(update, "lr", &lr, sizeof lr);      // and grad_scale, grad_clip, step
+ *     ds_schedule schedule = {.kind = DS_SCHEDULE_COSINE, .rate = 3e-4f, .total_steps = 1000};
+ *     ds_backend *cpu;  ds_state *state;  ds_graph *g;  ds_program *update;
+ *     ds_backend_open("cpu", (ds_backend_opts){0}, &cpu);
+ *     ds_state_new(cpu, &state); // a training program has put "weight" and "grad/weight" there
+ *     ds_optimizer_graph(state, opts, &g);
+ *     ds_compile(g, state, (ds_compile_opts){0}, &update);
+ *     float lr = ds_schedule_rate(&schedule, 0), norm;
+ *     ds_program_write(update, "lr", &lr, sizeof lr); // and grad_scale, grad_clip, step
  *     ds_program_run(update);
  *     ds_program_read(update, "grad_norm", &norm, sizeof norm); // not finite: nothing was changed
  *

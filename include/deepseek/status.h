@@ -1,5 +1,6 @@
 /* What a call that can fail returns, and the message that goes with it.
  *
+ *     #include <deepseek/tokenizer.h>
  *     ds_tokenizer *tok;
  *     if (ds_tokenizer_load("tokenizer.json", &tok) != DS_OK)
  *         fprintf(stderr, "%s\n", ds_error());

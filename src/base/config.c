@@ -487,7 +487,9 @@ static ds_status override_key(ds_config *c, const source *src, const char *path,
                                    meant->type == DS_CONFIG_INTS || meant->type == DS_CONFIG_LIST);
     if (meant && !is_list) {
         const bool is_text = meant->type == DS_CONFIG_STRING || meant->type == DS_CONFIG_PATH;
-        node = scalar_node(c->arena, value, !is_text || !*value);
+        node = scalar_node(c->arena, value, true);
+        if (node && is_text && !ds_yaml_is_null(node))
+            node = scalar_node(c->arena, value, false); /* a text as it stands */
     } else {
         const ds_status status = ds_yaml_read(c->arena, NULL, value, strlen(value), &node);
         if (status != DS_OK)

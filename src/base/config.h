@@ -117,7 +117,8 @@ ds_status ds_config_read_file(ds_config *config, const char *path);
 /* Reads a text; name stands in messages for the file. `include` is refused. */
 ds_status ds_config_read_text(ds_config *config, const char *name, const char *text, size_t size);
 
-/* Reads `key.path=value`. Texts are taken as they stand, other values and lists as YAML. */
+/* Reads `key.path=value`. Texts but `null` are taken as they stand, other values and lists as YAML.
+ */
 ds_status ds_config_override(ds_config *config, const char *assignment);
 
 /* Whether a source gave the key; false: the default stands. */

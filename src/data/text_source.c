@@ -37,6 +37,7 @@ struct ds_text_source {
     json_t *document; /* owner of the text last returned from a .jsonl */
     bool continues, failed;
     int64_t done_bytes, total_bytes; /* done: of the files before this one */
+    int64_t modified_ns;             /* of the newest file, since 1970 */
 };
 
 static bool ends_with(const char *path, const char *ending) {
@@ -52,7 +53,7 @@ static bool is_text(const char *path) {
     return ends_with(path, ".txt") || ends_with(path, ".txt.gz") || is_json_lines(path);
 }
 
-static ds_status add_file(ds_text_source *s, const char *path, int64_t size_bytes) {
+static ds_status add_file(ds_text_source *s, const char *path, const struct stat *st) {
     text_file *files = ds_grow(s->files, &s->capacity, s->n_files + 1, sizeof *files);
     if (!files)
         return DS_OUT_OF_MEMORY;
@@ -60,8 +61,12 @@ static ds_status add_file(ds_text_source *s, const char *path, int64_t size_byte
     char *copy = ds_strdup(path);
     if (!copy)
         return DS_OUT_OF_MEMORY;
+    const int64_t size_bytes = (int64_t)st->st_size;
+    const int64_t modified_ns =
+        (int64_t)st->st_mtim.tv_sec * 1000000000 + (int64_t)st->st_mtim.tv_nsec;
     s->files[s->n_files++] = (text_file){.path = copy, .size_bytes = size_bytes};
     s->total_bytes += size_bytes;
+    s->modified_ns = modified_ns > s->modified_ns ? modified_ns : s->modified_ns;
     return DS_OK;
 }
 
@@ -74,7 +79,7 @@ static ds_status add_entry(ds_text_source *s, const FTSENT *entry) {
     case FTS_F: /* the entry named by the caller counts whatever its ending */
         if (entry->fts_level > 0 && !is_text(entry->fts_path))
             return DS_OK;
-        return add_file(s, entry->fts_path, (int64_t)entry->fts_statp->st_size);
+        return add_file(s, entry->fts_path, entry->fts_statp);
     case FTS_DNR:
     case FTS_ERR:
     case FTS_NS:
@@ -149,6 +154,10 @@ void ds_text_source_progress(const ds_text_source *s, int64_t *done_bytes, int64
         *done_bytes = s->done_bytes + (s->stream ? (int64_t)gzoffset(s->stream) : 0);
     if (total_bytes)
         *total_bytes = s->total_bytes;
+}
+
+int64_t ds_text_source_modified(const ds_text_source *s) {
+    return s->modified_ns;
 }
 
 static const char *current_path(const ds_text_source *s) {

@@ -19,5 +19,8 @@ ds_node *ds_model_attend(ds_graph *g, const ds_model_config *c, const ds_model_i
         k = cached(g, in, layer, "k", k);
         v = cached(g, in, layer, "v", v);
     }
-    return ds_graph_attention(g, q, k, v, in->lengths, (ds_attention_opts){.causal = true});
+    const ds_attention_opts opts = {.causal = true};
+    if (in->first_keys)
+        return ds_graph_attention_from(g, q, k, v, in->lengths, in->first_keys, opts);
+    return ds_graph_attention(g, q, k, v, in->lengths, opts);
 }

@@ -33,11 +33,14 @@ static ds_node *sequence_input(ds_graph *g, const char *name, int64_t batch, int
 }
 
 static ds_model_inputs whole_sequences(ds_graph *g, const ds_model_config *c, int64_t batch,
-                                       int64_t seq_len) {
+                                       int64_t seq_len, ds_packing packing) {
     ds_model_inputs in = {
         .tokens = sequence_input(g, "tokens", batch, seq_len),
-        .positions = ds_graph_iota(g, seq_len),
+        .positions = packing.reset_positions ? sequence_input(g, "positions", batch, seq_len)
+                                             : ds_graph_iota(g, seq_len),
     };
+    if (packing.mask_documents)
+        in.first_keys = sequence_input(g, "first_keys", batch, seq_len);
     if (c->architecture == DS_BERT) {
         in.segment_ids = sequence_input(g, "segment_ids", batch, seq_len);
         in.lengths = ds_graph_input(g, "lengths", DS_I32, 1, (int64_t[]){batch});
@@ -59,11 +62,17 @@ static ds_node *next_sentence_loss(ds_graph *g, const ds_model_config *c, ds_nod
     return ds_graph_mul(g, loss, ds_graph_stop_gradient(g, per_sample));
 }
 
-void ds_model_build_training(ds_graph *g, const ds_model_config *c, int64_t batch,
-                             int64_t seq_len) {
+void ds_model_build_packed(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t seq_len,
+                           ds_packing packing) {
     if (!is_sound(g, c, seq_len))
         return;
-    const ds_model_inputs in = whole_sequences(g, c, batch, seq_len);
+    if (!families[c->architecture].is_decoder &&
+        (packing.reset_positions || packing.mask_documents)) {
+        ds_graph_refuse(g, "model", "samples of %s hold one document: there is nothing packed",
+                        families[c->architecture].name);
+        return;
+    }
+    const ds_model_inputs in = whole_sequences(g, c, batch, seq_len, packing);
     ds_node *labels = sequence_input(g, "labels", batch, seq_len);
     const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
     ds_node *logits = families[c->architecture].head(g, c, trunk.hidden);
@@ -77,10 +86,15 @@ void ds_model_build_training(ds_graph *g, const ds_model_config *c, int64_t batc
     ds_graph_output(g, "loss", loss);
 }
 
+void ds_model_build_training(ds_graph *g, const ds_model_config *c, int64_t batch,
+                             int64_t seq_len) {
+    ds_model_build_packed(g, c, batch, seq_len, (ds_packing){0});
+}
+
 void ds_model_build_logits(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t seq_len) {
     if (!is_sound(g, c, seq_len))
         return;
-    const ds_model_inputs in = whole_sequences(g, c, batch, seq_len);
+    const ds_model_inputs in = whole_sequences(g, c, batch, seq_len, (ds_packing){0});
     const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
     ds_graph_output(g, "logits", families[c->architecture].head(g, c, trunk.hidden));
     if (c->architecture == DS_BERT)

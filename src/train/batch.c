@@ -19,6 +19,10 @@ ds_status ds_step_batch_new(const ds_trainer *t, ds_step_batch *out) {
         out->next_sentence = ds_malloc(samples * sizeof(int32_t));
         whole = whole && out->segment_ids && out->lengths && out->next_sentence;
     }
+    if (t->config->data.reset_positions)
+        whole = (out->positions = ds_malloc(n * sizeof(int32_t))) != NULL && whole;
+    if (t->config->data.mask_documents)
+        whole = (out->first_keys = ds_malloc(n * sizeof(int32_t))) != NULL && whole;
     if (whole)
         return DS_OK;
     ds_step_batch_free(out);
@@ -31,12 +35,23 @@ void ds_step_batch_free(ds_step_batch *batch) {
     free(batch->segment_ids);
     free(batch->lengths);
     free(batch->next_sentence);
+    free(batch->positions);
+    free(batch->first_keys);
     *batch = (ds_step_batch){0};
 }
 
 static void copy_rows(int32_t *to, const int32_t *from, int64_t at, int64_t n) {
     if (to && from)
         memcpy(to + at, from, (size_t)n * sizeof *to);
+}
+
+/* Where the document of each token begins in its sample. */
+static void mark_first_keys(const ds_batch *b, int32_t *first_keys) {
+    for (int64_t i = 0; i < b->batch * b->seq_len; i++) {
+        const int64_t place = i % b->seq_len;
+        const bool begins = place == 0 || b->documents[i] != b->documents[i - 1];
+        first_keys[i] = begins ? (int32_t)place : first_keys[i - 1];
+    }
 }
 
 ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_step_batch *batch) {
@@ -50,6 +65,9 @@ ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_s
         copy_rows(batch->segment_ids, b->segment_ids, first * t->seq_len, n);
         copy_rows(batch->lengths, b->lengths, first, t->micro_batch);
         copy_rows(batch->next_sentence, b->next_sentence, first, t->micro_batch);
+        copy_rows(batch->positions, b->positions, first * t->seq_len, n);
+        if (batch->first_keys)
+            mark_first_keys(b, batch->first_keys + first * t->seq_len);
         batch->n_predicted += b->n_predicted;
     }
     return DS_OK;
@@ -57,14 +75,24 @@ ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_s
 
 ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, int i,
                               ds_program *program) {
-    const int64_t first = i * t->micro_batch;
-    const size_t rows = (size_t)t->micro_batch * sizeof(int32_t);
-    const size_t size = rows * (size_t)t->seq_len;
-    DS_TRY(ds_program_write(program, "tokens", batch->tokens + first * t->seq_len, size));
-    DS_TRY(ds_program_write(program, "labels", batch->labels + first * t->seq_len, size));
-    if (!batch->segment_ids)
-        return DS_OK;
-    DS_TRY(ds_program_write(program, "segment_ids", batch->segment_ids + first * t->seq_len, size));
-    DS_TRY(ds_program_write(program, "lengths", batch->lengths + first, rows));
-    return ds_program_write(program, "next_sentence", batch->next_sentence + first, rows);
+    const struct {
+        const char *input;
+        const int32_t *values; /* NULL: the model has no such input */
+        int64_t per_sample;
+    } inputs[] = {
+        {"tokens", batch->tokens, t->seq_len},
+        {"labels", batch->labels, t->seq_len},
+        {"segment_ids", batch->segment_ids, t->seq_len},
+        {"lengths", batch->lengths, 1},
+        {"next_sentence", batch->next_sentence, 1},
+        {"positions", batch->positions, t->seq_len},
+        {"first_keys", batch->first_keys, t->seq_len},
+    };
+    for (size_t k = 0; k < sizeof inputs / sizeof *inputs; k++) {
+        const int64_t n = t->micro_batch * inputs[k].per_sample;
+        if (inputs[k].values)
+            DS_TRY(ds_program_write(program, inputs[k].input, inputs[k].values + i * n,
+                                    (size_t)n * sizeof(int32_t)));
+    }
+    return DS_OK;
 }

@@ -34,9 +34,34 @@ static void override_widths(const ds_train_config *config, ds_model_config *m) {
     override_size(&m->intermediate_size, config->model.intermediate_size);
 }
 
+/* Keys that say nothing about this family: to take them in silence would be to mislead. */
+static ds_status refuse_without_effect(const ds_train_config *config, ds_architecture a) {
+    const bool is_llama = a == DS_LLAMA || a == DS_MOE;
+    const struct {
+        const char *key;
+        bool is_idle;
+        const char *why;
+    } rules[] = {
+        {"n_experts", a != DS_MOE && config->model.n_experts > 1,
+         "has no experts; set model.architecture to moe"},
+        {"experts_per_token", a != DS_MOE && config->model.experts_per_token > 1,
+         "has no experts; set model.architecture to moe"},
+        {"rope_theta", !is_llama && config->model.rope_theta > 0,
+         "learns its positions and rotates nothing; accepted with llama and moe"},
+        {"tie_embeddings", a == DS_BERT && config->model.tie_embeddings == 0,
+         "always shares them; set it to auto"},
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].is_idle)
+            return ds_fail(DS_INVALID, "%s: a %s model %s", rules[i].key, ds_architecture_name(a),
+                           rules[i].why);
+    return DS_OK;
+}
+
 static ds_status apply_overrides(const ds_train_config *config, ds_model_config *m) {
     if (config->model.architecture != DS_TRAIN_ARCHITECTURE_AUTO)
         m->architecture = architecture_of(config->model.architecture);
+    DS_TRY(refuse_without_effect(config, m->architecture));
     const bool is_llama = m->architecture == DS_LLAMA || m->architecture == DS_MOE;
     if (is_llama && m->rope_theta == 0)
         m->rope_theta = 10000;
@@ -74,7 +99,7 @@ ds_status ds_train_choose_model(const ds_train_config *config, ds_model_config *
         DS_TRY(ds_model_preset(preset, out));
     const ds_status status = apply_overrides(config, out);
     if (status != DS_OK)
-        return ds_fail_within(status, "model");
+        return ds_fail_within(status, "model (%s)", preset);
     *seq_len = config->data.seq_len != DS_TRAIN_AUTO ? config->data.seq_len : out->max_seq_len;
     if (*seq_len > out->max_seq_len)
         return ds_fail(DS_INVALID, "data.seq_len %lld is longer than the model's max_seq_len %lld",

@@ -76,7 +76,7 @@ ds_status ds_trainer_save(ds_trainer *t, bool wait) {
     size_t n = 0;
     ds_status status = progress && config && model ? DS_OK : DS_OUT_OF_MEMORY;
     if (status == DS_OK && t->tokenizer)
-        status = ds_file_read(t->config->data.tokenizer, (size_t)256 << 20, &tokenizer, NULL);
+        status = ds_file_read(t->tokenizer_path, (size_t)256 << 20, &tokenizer, NULL);
     if (status == DS_OK) {
         files[n++] = (ds_checkpoint_file){"config.json", model};
         files[n++] = (ds_checkpoint_file){"config.yaml", config};

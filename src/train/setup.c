@@ -34,13 +34,14 @@ static ds_schedule schedule_of(const ds_train_config *c, int64_t steps) {
     };
     const bool wsd = c->schedule.name == DS_TRAIN_WSD;
     const int64_t decay = c->schedule.decay_steps;
+    const int64_t wsd_decay = steps < 10 ? 1 : steps / 10; /* Hu et al. 2024 */
     return (ds_schedule){
         .kind = kinds[c->schedule.name],
         .rate = (float)c->optimizer.learning_rate,
         .min_ratio = (float)c->schedule.min_lr_ratio,
         .warmup_steps = c->schedule.warmup_steps,
         .total_steps = !wsd && decay != DS_TRAIN_AUTO ? decay : steps,
-        .decay_steps = wsd ? (decay != DS_TRAIN_AUTO ? decay : steps / 5) : 0,
+        .decay_steps = wsd ? (decay != DS_TRAIN_AUTO ? decay : wsd_decay) : 0,
     };
 }
 
@@ -94,78 +95,6 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
     };
 }
 
-/* ---- data
- * ---------------------------------------------------------------------------------------- */
-
-/* Without a word about it in the configuration, a new model's vocabulary is the tokenizer's; that
- * of a model from a folder is its own. */
-static ds_status open_tokenizer(ds_trainer *t) {
-    const ds_train_config *c = t->config;
-    if (!c->data.tokenizer)
-        return DS_OK;
-    DS_TRY(ds_tokenizer_load(c->data.tokenizer, &t->tokenizer));
-    const int64_t n = ds_tokenizer_vocab_size(t->tokenizer);
-    if (c->model.vocab_size == DS_TRAIN_AUTO && !ds_folder_exists(c->model.preset))
-        t->model.vocab_size = n;
-    if (n > t->model.vocab_size)
-        return ds_fail(DS_INVALID,
-                       "%s: the tokenizer has %lld tokens, the model only %lld: set "
-                       "model.vocab_size to %lld or more",
-                       c->data.tokenizer, (long long)n, (long long)t->model.vocab_size,
-                       (long long)n);
-    return DS_OK;
-}
-
-static ds_status open_loader(ds_trainer *t, bool validation, ds_loader **out) {
-    const ds_train_config *c = t->config;
-    ds_loader_source one = {.path = c->data.validation, .weight = 1};
-    ds_loader_source *sources = &one;
-    size_t n = 1;
-    if (!validation || !c->data.validation) {
-        n = c->data.train.n;
-        sources = ds_calloc(n, sizeof *sources);
-        if (!sources)
-            return DS_OUT_OF_MEMORY;
-        for (size_t i = 0; i < n; i++)
-            sources[i] = (ds_loader_source){.path = c->data.train.items[i].path,
-                                            .weight = c->data.train.items[i].weight};
-    }
-    const bool own_file = validation && c->data.validation;
-    const ds_loader_opts opts = {
-        .sources = sources,
-        .n_sources = n,
-        .seq_len = t->seq_len,
-        .vocab_size = t->model.vocab_size,
-        .seed = (uint64_t)c->data.seed,
-        .validation_fraction = c->data.validation ? 0 : c->data.validation_fraction,
-        .validation = validation && !own_file,
-        .masked = c->data.task == DS_TRAIN_MASKED_LM,
-        .mask_probability = c->data.mask_probability,
-        .mask_token = t->tokenizer ? ds_tokenizer_find(t->tokenizer, "[MASK]") : -1,
-        .cls_token = t->tokenizer ? ds_tokenizer_find(t->tokenizer, "[CLS]") : -1,
-        .sep_token = t->tokenizer ? ds_tokenizer_find(t->tokenizer, "[SEP]") : -1,
-    };
-    const ds_status status = ds_loader_open(&opts, out);
-    if (sources != &one)
-        free(sources);
-    return status;
-}
-
-static ds_status open_data(ds_trainer *t) {
-    const ds_train_config *c = t->config;
-    if (c->data.train.n == 0)
-        return ds_fail(DS_INVALID, "data.train is empty: name a token file made by "
-                                   "`deepseek-tokenize encode`");
-    if ((t->model.architecture == DS_BERT) != (c->data.task == DS_TRAIN_MASKED_LM))
-        return ds_fail(DS_INVALID, "data.task %s does not fit a %s model",
-                       c->data.task == DS_TRAIN_MASKED_LM ? "masked_lm" : "causal_lm",
-                       ds_architecture_name(t->model.architecture));
-    DS_TRY(open_loader(t, false, &t->train_data));
-    if (c->data.validation || c->data.validation_fraction > 0)
-        DS_TRY(open_loader(t, true, &t->validation_data));
-    return DS_OK;
-}
-
 /* ---- programs
  * ------------------------------------------------------------------------------------ */
 
@@ -173,7 +102,9 @@ static ds_status make_programs(ds_trainer *t) {
     ds_graph *g = ds_graph_new(), *update = NULL;
     if (!g)
         return DS_OUT_OF_MEMORY;
-    ds_model_build_training(g, &t->model, t->micro_batch, t->seq_len);
+    const ds_packing packing = {.reset_positions = t->config->data.reset_positions,
+                                .mask_documents = t->config->data.mask_documents};
+    ds_model_build_packed(g, &t->model, t->micro_batch, t->seq_len, packing);
     ds_compile_opts opts = compile_opts(t);
     opts.on_stage = t->opts.on_stage;
     opts.context = t->opts.context;
@@ -207,8 +138,7 @@ static ds_status make_programs(ds_trainer *t) {
 }
 
 static ds_status open_device(ds_trainer *t) {
-    static const char *const names[] = {
-        [DS_TRAIN_CPU] = "cpu", [DS_TRAIN_REF] = "ref", [DS_TRAIN_CUDA] = "cuda"};
+    static const char *const names[] = {[DS_TRAIN_CPU] = "cpu", [DS_TRAIN_REF] = "ref"};
     const int threads = t->config->threads == DS_TRAIN_AUTO ? 0 : t->config->threads;
     DS_TRY(ds_backend_open(names[t->config->device], (ds_backend_opts){threads}, &t->backend));
     return ds_state_new(t->backend, &t->state);
@@ -236,7 +166,7 @@ static ds_status open_folder(ds_trainer *t) {
 
 static ds_status make(ds_trainer *t) {
     DS_TRY(ds_train_choose_model(t->config, &t->model, &t->seq_len));
-    DS_TRY(open_tokenizer(t));
+    DS_TRY(ds_trainer_open_data(t));
     t->precision = precision_of(t->config);
     t->micro_batch = t->config->training.micro_batch;
     t->optimizer = optimizer_of(t->config);
@@ -245,7 +175,6 @@ static ds_status make(ds_trainer *t) {
     t->progress.scaler = scaler_of(t->config, t->precision);
     DS_TRY(ds_trainer_batch_new(t));
     t->flops_per_token = ds_model_flops_per_token(&t->model, t->seq_len);
-    DS_TRY(open_data(t));
     DS_TRY(open_device(t));
     DS_TRY(make_programs(t));
     if (t->opts.plan_only)

@@ -168,6 +168,10 @@ static ds_status check_data(const ds_config *reader, ds_train_config *c) {
                                   "causal_lm needs a decoder; accepted with bert: masked_lm");
         c->data.task = DS_TRAIN_MASKED_LM;
     }
+    if (c->data.task == DS_TRAIN_MASKED_LM && (c->data.reset_positions || c->data.mask_documents))
+        return ds_config_fail(
+            reader, c->data.reset_positions ? "data.reset_positions" : "data.mask_documents",
+            "samples of masked_lm hold one pair of sentences: no documents are packed");
     if (c->data.validation) {
         /* 0 is what the fraction is resolved to, and must be readable again. */
         if (ds_config_given(reader, "data.validation_fraction") && c->data.validation_fraction > 0)

@@ -1,4 +1,5 @@
-/* The trainer from inside. Its parts: setup.c makes it, trainer.c runs it, adaptive_batch.c
+/* The trainer from inside. Its parts: setup.c makes it, training_data.c opens
+ * what it learns from, trainer.c runs it, adaptive_batch.c
  * chooses the batch, evaluate.c looks at the model in between, save.c writes and reads checkpoints.
  */
 #ifndef DS_TRAIN_TRAINER_H
@@ -24,6 +25,8 @@ typedef struct ds_step_batch {
     int32_t *tokens, *labels;         /* [max_micro, micro_batch, seq_len] */
     int32_t *segment_ids;             /* BERT, same shape; else NULL */
     int32_t *lengths, *next_sentence; /* BERT: [max_micro, micro_batch]; else NULL */
+    int32_t *positions;               /* data.reset_positions, same shape as tokens; else NULL */
+    int32_t *first_keys;              /* data.mask_documents, same shape as tokens; else NULL */
     int64_t n_predicted;              /* labels that are not ignored */
 } ds_step_batch;
 
@@ -54,6 +57,7 @@ struct ds_trainer {
     double flops_per_token;
 
     ds_tokenizer *tokenizer;                 /* NULL: no samples */
+    char tokenizer_path[PATH_MAX];           /* its tokenizer.json, which checkpoints carry */
     ds_generator *generator;                 /* made when first needed */
     ds_loader *train_data, *validation_data; /* validation: NULL if there is none */
     ds_step_batch batch;
@@ -84,6 +88,9 @@ void ds_trainer_note(ds_trainer *t, const char *fmt, ...) DS_PRINTF(2, 3);
 ds_status ds_trainer_resume(ds_trainer *t);
 ds_status ds_trainer_rewind(ds_trainer *t); /* to the newest whole checkpoint */
 ds_status ds_trainer_save(ds_trainer *t, bool wait);
+
+/* training_data.c: tokenizer and loaders; the model gets the tokenizer's vocabulary */
+ds_status ds_trainer_open_data(ds_trainer *t);
 
 /* evaluate.c */
 ds_status ds_trainer_evaluate(ds_trainer *t);

@@ -35,6 +35,7 @@ grep -q 'in 3 documents' report.txt || fail "$(cat report.txt)"
 [ "$(printf '<|endoftext|>' | "$bin" encode --plain --stdout | wc -w)" -gt 1 ] || fail "--plain"
 
 refused 'nowhere.txt' "$bin" train nowhere.txt
+refused 'threads 1.5: should be a whole number' "$bin" train --threads 1.5 book.txt
 refused 'vocab-size 12' "$bin" train --vocab-size 12 book.txt
 refused 'nowhere.json' "$bin" encode --tokenizer nowhere.json --stdout book.txt
 refused '-o PREFIX or --stdout' "$bin" encode book.txt

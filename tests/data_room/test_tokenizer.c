@@ -396,8 +396,47 @@ static void wrong_files_are_refused_by_name(void **state) {
     assert_int_equal(ds_tokenizer_load("/nowhere/tokenizer.json", &tok), DS_NOT_FOUND);
 }
 
+/* ---- Vocabularies of today's make ----------------------------------------------------------- */
+
+/* tests/data/tokenizers/NAME.json against what Hugging Face's library makes of the same texts. */
+static void check_golden(const char *name) {
+    char path[512];
+    ds_tokenizer *tok = NULL;
+    json_error_t error;
+    snprintf(path, sizeof path, DS_TEST_DATA "/tokenizers/%s.json", name);
+    if (ds_tokenizer_load(path, &tok) != DS_OK)
+        fail_msg("%s", ds_error());
+    snprintf(path, sizeof path, DS_TEST_DATA "/tokenizers/%s.expected.json", name);
+    json_t *cases = json_load_file(path, JSON_ALLOW_NUL, &error);
+    assert_true(json_array_size(cases) > 20);
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        const json_t *text = json_object_get(json_array_get(cases, i), "text");
+        const json_t *list = json_object_get(json_array_get(cases, i), "ids");
+        int32_t ids[256];
+        const size_t n = json_array_size(list);
+        assert_true(n <= 256);
+        for (size_t k = 0; k < n; k++)
+            ids[k] = (int32_t)json_integer_value(json_array_get(list, k));
+        expect_ids(tok, json_string_value(text), json_string_length(text), ids, n);
+    }
+    json_decref(cases);
+    ds_tokenizer_free(tok);
+}
+
+static void llama3_golden(void **state) {
+    (void)state;
+    check_golden("llama3"); /* ignore_merges, merges as pairs, added tokens that strip */
+}
+
+static void deepseek_golden(void **state) {
+    (void)state;
+    check_golden("deepseek"); /* three stages of Split */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(llama3_golden),
+        cmocka_unit_test(deepseek_golden),
         cmocka_unit_test(gpt2_gives_the_published_ids),
         cmocka_unit_test(deepseek_v3_gives_the_published_ids),
         cmocka_unit_test(a_sentencepiece_style_vocabulary_gives_the_known_ids),

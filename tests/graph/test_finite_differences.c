@@ -131,6 +131,16 @@ static ds_node *attention(ds_graph *g, ds_node **p) {
     return ds_graph_attention(g, p[0], p[1], p[2], NULL,
                               (ds_attention_opts){.causal = true, .window = 2});
 }
+/* Two documents, of two tokens and of one, in one sequence: first keys 0, 0, 2. */
+static ds_node *attention_from(ds_graph *g, ds_node **p) {
+    ds_node *edge = ds_graph_fill(g, 1.5, DS_F32, 0, NULL);
+    ds_node *place = ds_graph_cast(g, ds_graph_iota(g, 3), DS_F32);
+    ds_node *is_second = ds_graph_binary(g, DS_LESS, edge, place);
+    ds_node *first = ds_graph_cast(g, ds_graph_scale(g, is_second, 2), DS_I32);
+    ds_node *first_keys = ds_graph_reshape(g, first, 2, (int64_t[]){1, 3});
+    return ds_graph_attention_from(g, p[0], p[1], p[2], NULL, first_keys,
+                                   (ds_attention_opts){.causal = true});
+}
 static ds_node *cross_entropy(ds_graph *g, ds_node **p) {
     return ds_graph_cross_entropy(g, p[0], ids(g, 5, 4));
 }
@@ -183,6 +193,11 @@ static const difference_case cases[] = {
     {"rotary", {{4, {1, 3, 2, 4}}, END}, 0, 1, rotary},
     {"rotary_yarn", {{4, {1, 3, 2, 4}}, END}, 0, 1, rotary_yarn},
     {"attention", {{4, {1, 3, 2, 4}}, {4, {1, 3, 1, 4}}, {4, {1, 3, 1, 3}}, END}, 0, 1, attention},
+    {"attention_from",
+     {{4, {1, 3, 2, 4}}, {4, {1, 3, 1, 4}}, {4, {1, 3, 1, 3}}, END},
+     0,
+     1,
+     attention_from},
     {"cross_entropy", ONE(5, 4), 0, 1, cross_entropy},
     {"dropout", ONE(4, 5), 0, 1, dropout},
     {"conv2d", {{4, {1, 2, 4, 5}}, {4, {3, 2, 2, 3}}, {1, {3}}, END}, 0, 1, conv},

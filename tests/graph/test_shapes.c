@@ -121,6 +121,10 @@ REFUSED(attention_lengths, {
     ds_node *x = floats(g, DIMS(2, 5, 3, 8));
     ds_graph_attention(g, x, x, x, ints(g, DIMS(5)), (ds_attention_opts){0});
 })
+REFUSED(attention_first_keys, {
+    ds_node *x = floats(g, DIMS(2, 5, 3, 8));
+    ds_graph_attention_from(g, x, x, x, NULL, ints(g, DIMS(2, 4)), (ds_attention_opts){0});
+})
 REFUSED(labels_shape, ds_graph_cross_entropy(g, floats(g, DIMS(2, 3, 11)), ints(g, DIMS(2, 4))))
 REFUSED(no_classes, ds_graph_cross_entropy(g, floats(g, DIMS(2, 0)), ints(g, DIMS(2))))
 REFUSED(gather_float_ids, ds_graph_gather(g, floats(g, DIMS(9, 4)), floats(g, DIMS(3))))
@@ -191,6 +195,7 @@ static const refusal refusals[] = {
     {"head_dim 0", attention_no_width, "attention", "head_dim"},
     {"window", attention_window, "attention", "window"},
     {"lengths", attention_lengths, "attention", "key_lengths must be i32[2]"},
+    {"first keys", attention_first_keys, "attention", "first_keys must be i32[2, 5]"},
     {"labels", labels_shape, "cross_entropy(f32[2,3,11], i32[2,4])", "labels must be i32"},
     {"no classes", no_classes, "cross_entropy", "at least one class"},
     {"float ids", gather_float_ids, "gather(f32[9,4], f32[3])", "ids of i32"},

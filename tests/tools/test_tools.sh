@@ -87,6 +87,29 @@ refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
 refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
 refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
+refuse 2 "max-tokens 1.5: should be a whole number" "$bin/deepseek-generate" --model x -n 1.5
+refuse 2 "temperature warm: should be a number" "$bin/deepseek-generate" --model x --temperature warm
+refuse 2 "seq 0x10: should be a whole number" "$bin/deepseek-plan" --model tiny --seq 0x10
+refuse 2 "precision int8: should be bf16" $train --precision int8
+refuse 2 "command line: training.steps" $train --steps 1.5
+refuse 2 "print-graph=svg" $train --print-graph=svg
+
+echo "flags are keys, and no override is lost"
+"$bin/deepseek-train" --config "$dir/run.yaml" --help >"$dir/help"
+for flag in output data tokenizer model steps micro-batch seq-len learning-rate seed precision resume \
+    threads device; do
+    grep -q -- "--$flag " "$dir/help" || fail "--help does not list --$flag"
+done
+$train -o "$dir/flags" --steps 2 --micro-batch 3 --seq-len 32 --learning-rate 0.125 --seed 7 \
+    --precision fp32 --threads 1 --device ref --model tiny >"$dir/out"
+for line in "steps: 2" "micro_batch: 3" "seq_len: 32" "learning_rate: 0.125" "mode: full" \
+    "threads: 1" "device: ref"; do
+    grep -q "^ *$line\$" "$dir/flags/config.yaml" || fail "no \"$line\" in the resolved configuration"
+done
+many=""
+for i in $(seq 300); do many="$many training.seed=$i"; done
+$train --dry-run $many optimizer.lerning_rate=1 2>"$dir/err" >"$dir/out" && fail "the 301st override was lost"
+grep -q lerning_rate "$dir/err" || fail "the 301st override was lost: $(cat "$dir/err")"
 refuse 1 "config.json" "$bin/deepseek-generate" --model "$dir" --prompt x
 "$bin/deepseek-plan" --model deepseek-175b --seq 2048 >"$dir/out"
 grep -q 174604259328 "$dir/out" || fail "deepseek-plan does not count 175 B"

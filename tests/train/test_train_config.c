@@ -183,6 +183,9 @@ static const struct {
      "causal_lm"},
     {"model: {preset: bert-large}\ndata: {task: causal_lm}\n",
      "f.yaml:2:14: data.task: causal_lm needs a decoder; accepted with bert: masked_lm"},
+    {"data: {task: masked_lm, mask_documents: true}\nmodel: {architecture: bert}\n",
+     "f.yaml:1:41: data.mask_documents: samples of masked_lm hold one pair of sentences: no "
+     "documents are packed"},
     {"data: {validation: a, validation_fraction: 0.1}\n",
      "f.yaml:1:44: data.validation_fraction: data.validation is given too; leave one of them out"},
     {"training: {global_batch: 10, micro_batch: 4}\n",
@@ -212,6 +215,7 @@ static const struct {
      "f.yaml:1:43: schedule.decay_steps: 10 ends before warmup_steps, 20"},
     {"schedule: {name: wsd, warmup_steps: 20, decay_steps: 90}\ntraining: {steps: 100}\n",
      "f.yaml:1:54: schedule.decay_steps: 90 is more than the 80 steps after warm-up"},
+    {"device: cuda\n", "f.yaml:1:9: device: 'cuda'; expected one of cpu, ref"},
     {"memory: {offload: file}\n",
      "f.yaml:1:19: memory.offload: file needs memory.offload_path, the folder to write to"},
     {"out_dir:\n", "f.yaml:1:9: checkpoint.directory: no value; expected a folder"},
@@ -301,7 +305,10 @@ static void test_overrides(void **state) {
                                "gradient_accumulation_steps=4",
                                "training.gradient_accumulation_steps=5",
                                "training.tokens=2.5B",
-                               "checkpoint.deadline=500ms"};
+                               "checkpoint.deadline=500ms",
+                               "data.tokenizer=out/tokenizer.json",
+                               "data.tokenizer=null",
+                               "data.validation=null and void"};
     ds_train_config c;
     if (ds_train_config_load(NULL, overrides, sizeof overrides / sizeof *overrides, &c) != DS_OK)
         fail_msg("%s", ds_error());
@@ -316,6 +323,8 @@ static void test_overrides(void **state) {
     assert_int_equal(c.training.gradient_accumulation_steps, 5);
     assert_int_equal(c.training.tokens, 2500000000);
     assert_true(c.checkpoint.deadline_s == 0.5);
+    assert_null(c.data.tokenizer);
+    assert_string_equal(c.data.validation, "null and void");
     ds_train_config_free(&c);
 }
 

@@ -29,6 +29,7 @@ ds_attention_problem ds_attention_problem_of(const ds_kernel_args *args, int fir
         .padded_dim = ds_round_up(q->dims[3], DS_TILE),
         .padded_v_dim = ds_round_up(v->dims[3], DS_TILE),
         .lengths = args->n_inputs > lengths ? args->inputs[lengths].data : NULL,
+        .first_keys = args->n_inputs > lengths + 1 ? args->inputs[lengths + 1].data : NULL,
         .opts = *(const ds_attention_opts *)args->node->attrs,
         .tiles = amx ? amx : &ds_cpu_simd()->tiles,
     };
@@ -41,8 +42,25 @@ void ds_attention_seen(const ds_attention_problem *p, int64_t b, int64_t t, int6
     const int64_t own = length - p->tokens + t; /* the key at the query's own place */
     *to = p->opts.causal && own + 1 < length ? own + 1 : length;
     *from = p->opts.window > 0 && own + 1 > p->opts.window ? own + 1 - p->opts.window : 0;
+    if (p->first_keys && p->first_keys[b * p->tokens + t] > *from)
+        *from = p->first_keys[b * p->tokens + t];
     *from = *from > length ? length : *from;
     *to = *to < *from ? *from : *to;
+}
+
+void ds_attention_seen_by_any(const ds_attention_problem *p, int64_t b, int64_t t, int64_t n,
+                              int64_t *from, int64_t *to) {
+    int64_t unused;
+    ds_attention_seen(p, b, t, from, &unused);
+    ds_attention_seen(p, b, t + n - 1, &unused, to);
+    if (!p->first_keys) /* then both ends rise with t */
+        return;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t first, end;
+        ds_attention_seen(p, b, t + i, &first, &end);
+        *from = first < *from ? first : *from;
+        *to = end > *to ? end : *to;
+    }
 }
 
 const float *ds_attention_row(const ds_tensor *t, int64_t b, int64_t row, int64_t head,
@@ -134,9 +152,8 @@ static ds_status prepare(const ds_kernel_args *args, void **state, size_t *works
 static void pack_head(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head) {
     const ds_tiles *tiles = p->tiles;
     const int64_t size = (int64_t)ds_dtype_size(tiles->dtype);
-    int64_t from, to, unused;
-    ds_attention_seen(p, b, 0, &from, &unused);
-    ds_attention_seen(p, b, p->tokens - 1, &unused, &to);
+    int64_t from, to;
+    ds_attention_seen_by_any(p, b, 0, p->tokens, &from, &to);
     for (int64_t j = from / DS_KEY_BLOCK * DS_KEY_BLOCK; j < to; j += DS_KEY_BLOCK) {
         const int64_t n = p->keys - j < DS_KEY_BLOCK ? p->keys - j : DS_KEY_BLOCK;
         ds_attention_stage(p->k, b, j, kv_head, n, tiles->dtype, m->stage, DS_KEY_BLOCK,
@@ -195,9 +212,8 @@ static void attend_block(const ds_kernel_args *args, const ds_attention_problem 
     const int64_t left = p->tokens - t0, n = left < DS_QUERY_BLOCK ? left : DS_QUERY_BLOCK;
     const int64_t n_padded = ds_round_up(n, 16);
     running run;
-    int64_t from, to, unused;
-    ds_attention_seen(p, b, t0, &from, &unused);
-    ds_attention_seen(p, b, t0 + n - 1, &unused, &to);
+    int64_t from, to;
+    ds_attention_seen_by_any(p, b, t0, n, &from, &to);
     ds_attention_stage(p->q, b, t0, head, n, tiles->dtype, m->stage, n_padded, p->padded_dim);
     memset(m->out, 0, (size_t)(n_padded * p->padded_v_dim) * sizeof *m->out);
     for (int64_t r = 0; r < n; r++)

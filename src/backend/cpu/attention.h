@@ -11,17 +11,22 @@ typedef struct ds_attention_problem {
     const ds_tensor *q, *k, *v; /* [batch, tokens, heads, dim], any strides */
     int64_t batch, tokens, heads, head_dim, keys, kv_heads, v_dim, group;
     int64_t padded_dim, padded_v_dim; /* to whole tiles */
-    const int32_t *lengths;           /* NULL: all keys */
+    const int32_t *lengths;           /* [batch]; NULL: all keys */
+    const int32_t *first_keys;        /* [batch, tokens]; NULL: from the first one on */
     ds_attention_opts opts;
     const ds_tiles *tiles;
 } ds_attention_problem;
 
-/* q is input `first`, key_lengths input `lengths` if there are so many. */
+/* q is input `first`, key_lengths input `lengths` if there are so many, and first_keys the one
+ * behind it. */
 ds_attention_problem ds_attention_problem_of(const ds_kernel_args *args, int first, int lengths);
 
-/* Keys [*from, *to) are seen by query t of sample b. Both rise with t. */
+/* Keys [*from, *to) are seen by query t of sample b. */
 void ds_attention_seen(const ds_attention_problem *p, int64_t b, int64_t t, int64_t *from,
                        int64_t *to);
+/* Keys [*from, *to) hold all that any of the n queries from t on sees. */
+void ds_attention_seen_by_any(const ds_attention_problem *p, int64_t b, int64_t t, int64_t n,
+                              int64_t *from, int64_t *to);
 
 /* Rows [row, row + n) of one head in the dtype of the tiles, padded with zeros to n_padded rows of
  * `padded` columns. */

@@ -152,9 +152,8 @@ static void query_block(const ds_kernel_args *args, const ds_attention_problem *
                         int64_t b, int64_t head, int64_t t0) {
     const int64_t left = p->tokens - t0, n = left < DS_QUERY_BLOCK ? left : DS_QUERY_BLOCK;
     const float *lse = (const float *)args->inputs[5].data + (b * p->heads + head) * p->tokens + t0;
-    int64_t from, to, unused;
-    ds_attention_seen(p, b, t0, &from, &unused);
-    ds_attention_seen(p, b, t0 + n - 1, &unused, &to);
+    int64_t from, to;
+    ds_attention_seen_by_any(p, b, t0, n, &from, &to);
     stage_queries(args, p, m, b, head, t0, n);
     for (int64_t j = from / DS_KEY_BLOCK * DS_KEY_BLOCK; j < to; j += DS_KEY_BLOCK)
         one_tile(p, m, lse, b, t0, n, j);

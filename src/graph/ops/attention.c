@@ -23,19 +23,27 @@ static ds_status check_qkv(const ds_type *q, const ds_type *k, const ds_type *v)
     return DS_OK;
 }
 
-static ds_status check_lengths(const ds_node *node, int input, int64_t batch) {
+/* Input `input` says how many keys there are, the one behind it which each query sees first. */
+static ds_status check_limits(const ds_node *node, int input, const ds_type *q) {
+    const int64_t batch = q->dims[0], tokens = q->dims[1];
     if (node->n_inputs <= input)
         return DS_OK;
     const ds_type *t = &node->inputs[input]->type;
-    if (t->dtype == DS_I32 && t->rank == 1 && t->dims[0] == batch)
+    if (t->dtype != DS_I32 || t->rank != 1 || t->dims[0] != batch)
+        return ds_fail(DS_INVALID, "key_lengths must be i32[%lld]", (long long)batch);
+    if (node->n_inputs <= input + 1)
         return DS_OK;
-    return ds_fail(DS_INVALID, "key_lengths must be i32[%lld]", (long long)batch);
+    t = &node->inputs[input + 1]->type;
+    if (t->dtype == DS_I32 && t->rank == 2 && t->dims[0] == batch && t->dims[1] == tokens)
+        return DS_OK;
+    return ds_fail(DS_INVALID, "first_keys must be i32[%lld, %lld]", (long long)batch,
+                   (long long)tokens);
 }
 
 static ds_status attention_shape(const ds_node *node, ds_type *results) {
     const ds_type *q = &node->inputs[0]->type, *v = &node->inputs[2]->type;
     DS_TRY(check_qkv(q, &node->inputs[1]->type, v));
-    DS_TRY(check_lengths(node, 3, q->dims[0]));
+    DS_TRY(check_limits(node, 3, q));
     if (((const ds_attention_opts *)node->attrs)->window < 0)
         return ds_fail(DS_INVALID, "the window must be 0 (none) or more keys");
     results[0] = *q;
@@ -48,7 +56,7 @@ static ds_status attention_grad_shape(const ds_node *node, ds_type *results) {
     DS_TRY(check_qkv(&node->inputs[1]->type, &node->inputs[2]->type, &node->inputs[3]->type));
     for (int i = 0; i < 3; i++)
         results[i] = node->inputs[1 + i]->type;
-    return check_lengths(node, 6, results[0].dims[0]);
+    return check_limits(node, 6, &results[0]);
 }
 
 /* ---- reference ----------------------------------------------------------------------------------
@@ -57,7 +65,8 @@ static ds_status attention_grad_shape(const ds_node *node, ds_type *results) {
 typedef struct problem {
     int64_t batch, tokens, heads, head_dim, keys, kv_heads, v_dim;
     const float *q, *k, *v;
-    const int32_t *lengths; /* NULL: all keys */
+    const int32_t *lengths;    /* [batch]; NULL: all keys */
+    const int32_t *first_keys; /* [batch, tokens]; NULL: from the first one on */
     ds_attention_opts opts;
 } problem;
 
@@ -75,6 +84,7 @@ static problem problem_of(const ds_kernel_args *args, int first, int lengths) {
         .k = k->data,
         .v = v->data,
         .lengths = args->n_inputs > lengths ? args->inputs[lengths].data : NULL,
+        .first_keys = args->n_inputs > lengths + 1 ? args->inputs[lengths + 1].data : NULL,
         .opts = *(const ds_attention_opts *)args->node->attrs,
     };
 }
@@ -86,6 +96,8 @@ static void seen_keys(const problem *p, int64_t b, int64_t t, int64_t *from, int
     const int64_t own = length - p->tokens + t; /* the key at the query's own place */
     *to = p->opts.causal && own + 1 < length ? own + 1 : length;
     *from = p->opts.window > 0 && own + 1 - p->opts.window > 0 ? own + 1 - p->opts.window : 0;
+    if (p->first_keys && p->first_keys[b * p->tokens + t] > *from)
+        *from = p->first_keys[b * p->tokens + t];
     if (*to < *from)
         *to = *from;
 }
@@ -184,8 +196,8 @@ static void attention_grad_reference(const ds_kernel_args *args) {
 /* ---- the ops ------------------------------------------------------------------------------------
  */
 
-/* Pairs of query and key that the masks leave in one head; lengths, known only in a run, are taken
- * to be full. */
+/* Pairs of query and key that the masks leave in one head; lengths and first keys, known only in a
+ * run, are taken to hide nothing. */
 static double seen_pairs(const ds_node *node, int64_t tokens, int64_t keys) {
     const problem p = {
         .tokens = tokens, .keys = keys, .opts = *(const ds_attention_opts *)node->attrs};
@@ -226,11 +238,11 @@ static void attention_gradient(ds_graph *g, ds_node *node, ds_node *const *dresu
                                ds_node **dinputs) {
     if (!dresults[0])
         return;
-    ds_node *inputs[7] = {dresults[0], node->inputs[0],        node->inputs[1], node->inputs[2],
+    ds_node *inputs[8] = {dresults[0], node->inputs[0],        node->inputs[1], node->inputs[2],
                           node,        ds_node_result(node, 1)};
-    const int n = node->n_inputs > 3 ? 7 : 6;
-    if (n == 7)
-        inputs[6] = node->inputs[3];
+    int n = 6;
+    for (int i = 3; i < node->n_inputs; i++)
+        inputs[n++] = node->inputs[i];
     ds_node *grad = ds_graph_add_node(g, &ds_op_attention_grad, node->attrs, inputs, n);
     for (int i = 0; i < 3; i++)
         dinputs[i] = ds_node_result(grad, i);
@@ -275,4 +287,16 @@ ds_node *ds_graph_attention(ds_graph *g, ds_node *q, ds_node *k, ds_node *v, ds_
         opts.scale = 1.0f / sqrtf((float)ds_node_dim(q, -1));
     return ds_graph_add_node(g, &ds_op_attention, &opts, (ds_node *[]){q, k, v, key_lengths},
                              key_lengths ? 4 : 3);
+}
+
+ds_node *ds_graph_attention_from(ds_graph *g, ds_node *q, ds_node *k, ds_node *v,
+                                 ds_node *key_lengths, ds_node *first_keys,
+                                 ds_attention_opts opts) {
+    if (opts.scale == 0)
+        opts.scale = 1.0f / sqrtf((float)ds_node_dim(q, -1));
+    if (!key_lengths) /* the inputs' places tell them apart, so none may be left out */
+        key_lengths =
+            ds_graph_fill(g, (double)ds_node_dim(k, 1), DS_I32, 1, (int64_t[]){ds_node_dim(k, 0)});
+    return ds_graph_add_node(g, &ds_op_attention, &opts,
+                             (ds_node *[]){q, k, v, key_lengths, first_keys}, 5);
 }
