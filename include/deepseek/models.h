@@ -23,8 +23,35 @@ typedef enum ds_architecture {
     DS_LLAMA, /* Touvron et al. 2023: RoPE, RMSNorm, SwiGLU, grouped-query attention */
     DS_BERT,  /* Devlin et al. 2019 */
     DS_MOE,   /* Llama with experts in place of the MLP (Mixtral, Jiang et al. 2024) */
+    /* variants of these two, under the names of their checkpoints */
+    DS_MISTRAL,     /* sliding window */
+    DS_QWEN2,       /* biases of q, k, v */
+    DS_QWEN3,       /* q and k normalised head by head */
+    DS_QWEN2_MOE,   /* experts, and one that every token goes to, by a gate of its own */
+    DS_QWEN3_MOE,   /* Qwen 3 with experts */
+    DS_DEEPSEEK_V2, /* latent attention, shared and routed experts (DeepSeek-AI 2024) */
+    DS_DEEPSEEK_V3, /* the same, routed by sigmoids (DeepSeek-AI 2024) */
     DS_ARCHITECTURES
 } ds_architecture;
+
+/* A layer of experts in place of the MLP; n_experts 0: there are none. */
+typedef struct ds_expert_config {
+    int64_t n_dense_layers;    /* the first layers keep the MLP */
+    int64_t intermediate_size; /* of one expert; 0: the MLP's */
+    int64_t n_shared;          /* experts that every token goes to */
+    int64_t shared_size;       /* of one of those; 0: as the others */
+    bool shared_gate;          /* their result is weighted by a sigmoid of its own */
+    bool unnormalised;         /* the weights of the chosen experts need not sum to 1 */
+    float scale;               /* of those weights; 0 = 1 */
+    bool by_sigmoid;           /* rated by sigmoids and chosen with a bias; else by a softmax */
+    int64_t n_groups, groups_per_token; /* experts are chosen from the best groups; 0: no groups */
+} ds_expert_config;
+
+/* Multi-head latent attention (DeepSeek-V2); kv_rank 0: plain attention. */
+typedef struct ds_latent_config {
+    int64_t q_rank, kv_rank; /* of the compressed queries (0: not compressed), keys and values */
+    int64_t plain_dim, rotary_dim, v_dim; /* of a head: without and with positions; of values */
+} ds_latent_config;
 
 typedef struct ds_model_config {
     ds_architecture architecture;
@@ -40,7 +67,14 @@ typedef struct ds_model_config {
     float rope_theta;
     float dropout;
     bool tie_embeddings; /* the projection to the vocabulary is the embedding */
+    bool qkv_bias, output_bias, mlp_bias; /* biases of Llama-like layers */
+    bool qk_norm;                         /* RMS norm of each head of q and k */
+    int64_t sliding_window;               /* tokens seen back, itself included; 0: all */
+    ds_rope_scaling rope_scaling;
+    float rope_mscale, rope_mscale_all; /* DeepSeek's parameters of YaRN's magnitude */
+    ds_latent_config latent;
     int64_t n_experts, experts_per_token;
+    ds_expert_config experts;
     float router_loss_weight;     /* of the load-balancing loss */
     int64_t type_vocab_size;      /* BERT: segments */
     int64_t bos_token, eos_token; /* -1: none */

@@ -34,16 +34,24 @@ DS_API ds_node *ds_nn_split_heads(ds_graph *g, ds_node *x, int64_t n_heads);
 DS_API ds_node *ds_nn_join_heads(ds_graph *g, ds_node *x);
 
 /* down(silu(gate(x)) · up(x)) with linears gate_proj, up_proj, down_proj (Shazeer 2020). */
-DS_API ds_node *ds_nn_swiglu(ds_graph *g, ds_node *x, int64_t intermediate_size, ds_init init);
+DS_API ds_node *ds_nn_swiglu(ds_graph *g, ds_node *x, int64_t intermediate_size, bool bias,
+                             ds_init init);
 
 typedef struct ds_moe_opts {
     int64_t n_experts, experts_per_token, intermediate_size;
     ds_init init;
+    const char *gate, *up, *down; /* names of an expert's three linears; NULL: w1, w3, w2 */
+    bool by_sigmoid;    /* ratings are sigmoids; chosen by rating + gate.e_score_correction_bias */
+    bool unnormalised;  /* weights are the ratings themselves; else they sum to 1 */
+    float scale;        /* of the weights; 0 = 1 */
+    int64_t n_groups, groups_per_token; /* only experts of the best groups; 0 = no groups */
+    int64_t group_best; /* a group is as good as the sum of so many of its best ratings; 0 = 1 */
 } ds_moe_opts;
 
 /* A layer of SwiGLU experts: each token goes to the experts_per_token that the router (linear
- * "gate") rates highest, their results weighted by the softmax over the chosen (Mixtral). Weights
- * experts.*.w1.weight, .w3 [experts, intermediate, hidden], .w2 [experts, hidden, intermediate].
+ * "gate") rates highest, their results weighted by the softmax over the chosen (Mixtral), or as the
+ * options say (DeepSeek-V3). Weights experts.*.w1.weight, .w3 [experts, intermediate, hidden],
+ * .w2 [experts, hidden, intermediate].
  * *balance gets the load-balancing loss of Fedus et al. 2022 (Switch), f32 rank 0: experts ·
  * Σ share of choices · mean router probability; 1 when balanced. */
 DS_API ds_node *ds_nn_moe(ds_graph *g, ds_node *x, ds_moe_opts opts, ds_node **balance);

@@ -14,12 +14,12 @@ static ds_node *cached(ds_graph *g, const ds_model_inputs *in, int64_t layer, co
 
 ds_node *ds_model_attend(ds_graph *g, const ds_model_config *c, const ds_model_inputs *in,
                          int64_t layer, ds_node *q, ds_node *k, ds_node *v) {
-    (void)c;
     if (in->start) {
         k = cached(g, in, layer, "k", k);
         v = cached(g, in, layer, "v", v);
     }
-    const ds_attention_opts opts = {.causal = true};
+    const ds_attention_opts opts = {
+        .causal = true, .window = c->sliding_window, .scale = ds_model_score_scale(c)};
     if (in->first_keys)
         return ds_graph_attention_from(g, q, k, v, in->lengths, in->first_keys, opts);
     return ds_graph_attention(g, q, k, v, in->lengths, opts);

@@ -13,7 +13,18 @@ static const struct {
     [DS_LLAMA] = {"llama", ds_llama_trunk, ds_llama_head, true},
     [DS_BERT] = {"bert", ds_bert_trunk, ds_bert_head, false},
     [DS_MOE] = {"moe", ds_llama_trunk, ds_llama_head, true},
+    [DS_MISTRAL] = {"mistral", ds_llama_trunk, ds_llama_head, true},
+    [DS_QWEN2] = {"qwen2", ds_llama_trunk, ds_llama_head, true},
+    [DS_QWEN3] = {"qwen3", ds_llama_trunk, ds_llama_head, true},
+    [DS_QWEN2_MOE] = {"qwen2-moe", ds_llama_trunk, ds_llama_head, true},
+    [DS_QWEN3_MOE] = {"qwen3-moe", ds_llama_trunk, ds_llama_head, true},
+    [DS_DEEPSEEK_V2] = {"deepseek-v2", ds_llama_trunk, ds_llama_head, true},
+    [DS_DEEPSEEK_V3] = {"deepseek-v3", ds_llama_trunk, ds_llama_head, true},
 };
+
+bool ds_model_is_llama_like(const ds_model_config *c) {
+    return families[c->architecture].trunk == ds_llama_trunk;
+}
 
 const char *ds_architecture_name(ds_architecture architecture) {
     return families[architecture].name;
@@ -136,18 +147,40 @@ int64_t ds_model_n_params(const ds_model_config *c) {
     return n;
 }
 
-double ds_model_flops_per_token(const ds_model_config *c, int64_t seq_len) {
-    const double width = (double)(c->n_heads * c->head_dim),
-                 kv = (double)(c->n_kv_heads * c->head_dim);
+/* Multiply-adds of a token in one layer's attention, scores aside. */
+static double attention_products(const ds_model_config *c) {
+    const ds_latent_config *l = &c->latent;
+    const double hidden = (double)c->hidden_size, heads = (double)c->n_heads;
+    if (l->kv_rank == 0)
+        return hidden * (double)c->head_dim * (2 * heads + 2 * (double)c->n_kv_heads);
+    const double q_dim = (double)(l->plain_dim + l->rotary_dim), q_rank = (double)l->q_rank;
+    const double q = l->q_rank > 0 ? q_rank * (hidden + heads * q_dim) : hidden * heads * q_dim;
+    return q + hidden * (double)(l->kv_rank + l->rotary_dim) +
+           (double)l->kv_rank * heads * (double)(l->plain_dim + l->v_dim) +
+           heads * (double)l->v_dim * hidden;
+}
+
+static double feed_forward_products(const ds_model_config *c) {
     const double hidden = (double)c->hidden_size, inner = (double)c->intermediate_size;
-    const double attention = hidden * (2 * width + 2 * kv);
-    double mlp = 2 * hidden * inner;
-    if (c->architecture == DS_LLAMA)
-        mlp = 3 * hidden * inner;
-    if (c->architecture == DS_MOE)
-        mlp = 3 * hidden * inner * (double)c->experts_per_token + hidden * (double)c->n_experts;
-    const double head = hidden * (double)c->vocab_size;
-    const double scores = 2 * width * (double)seq_len * (c->architecture == DS_BERT ? 1.0 : 0.5);
+    const double dense = (ds_model_is_llama_like(c) ? 3 : 2) * hidden * inner;
+    if (c->n_experts == 0)
+        return (double)c->n_layers * dense;
+    const double expert = (double)ds_model_expert_width(c);
+    const double shared = (double)ds_model_shared_width(c);
+    const double mixed = 3 * hidden * (expert * (double)c->experts_per_token + shared) +
+                         hidden * (double)c->n_experts;
+    const double n_dense = (double)c->experts.n_dense_layers;
+    return n_dense * dense + ((double)c->n_layers - n_dense) * mixed;
+}
+
+double ds_model_flops_per_token(const ds_model_config *c, int64_t seq_len) {
+    const ds_latent_config *l = &c->latent;
+    const double key = (double)(l->kv_rank > 0 ? l->plain_dim + l->rotary_dim : c->head_dim);
+    const double value = (double)(l->kv_rank > 0 ? l->v_dim : c->head_dim);
+    const double scores = (double)c->n_heads * (key + value) * (double)seq_len *
+                          (c->architecture == DS_BERT ? 1.0 : 0.5);
+    const double head = (double)c->hidden_size * (double)c->vocab_size;
     /* forward 2 flops a multiply-add, backward twice that (Kaplan et al. 2020) */
-    return 6 * ((double)c->n_layers * (attention + mlp + scores) + head);
+    return 6 * ((double)c->n_layers * (attention_products(c) + scores) + feed_forward_products(c) +
+                head);
 }

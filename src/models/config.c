@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "deepseek/models.h"
+#include "models/family.h"
 
 #define GPT2(V, L, H, A, S)                                                                        \
     .architecture = DS_GPT2, .vocab_size = (V), .n_layers = (L), .hidden_size = (H),               \
@@ -98,6 +98,24 @@ static ds_status check_sizes(const ds_model_config *c) {
     return DS_OK;
 }
 
+/* Groups are whole, large enough to be rated, and hold enough experts to choose from. */
+static ds_status check_groups(const ds_model_config *c) {
+    const ds_expert_config *e = &c->experts;
+    if (e->n_groups <= 1 && e->groups_per_token <= 1 && e->n_groups >= 0)
+        return DS_OK;
+    const int64_t size = e->n_groups > 0 ? c->n_experts / e->n_groups : 0;
+    if (size < 1 || c->n_experts % e->n_groups != 0 || (e->by_sigmoid && size < 2))
+        return ds_fail(DS_INVALID, "%lld experts do not make %lld groups%s",
+                       (long long)c->n_experts, (long long)e->n_groups,
+                       e->by_sigmoid ? " of two or more" : "");
+    if (e->groups_per_token < 1 || e->groups_per_token > e->n_groups ||
+        e->groups_per_token * size < c->experts_per_token)
+        return ds_fail(DS_INVALID, "%lld of %lld groups do not hold the %lld experts of a token",
+                       (long long)e->groups_per_token, (long long)e->n_groups,
+                       (long long)c->experts_per_token);
+    return DS_OK;
+}
+
 static ds_status check_experts(const ds_model_config *c) {
     if (c->n_experts < 1 || c->n_experts > MAX_EXPERTS)
         return ds_fail(DS_INVALID, "n_experts %lld is not in 1 … %d", (long long)c->n_experts,
@@ -105,10 +123,40 @@ static ds_status check_experts(const ds_model_config *c) {
     if (c->experts_per_token < 1 || c->experts_per_token > c->n_experts)
         return ds_fail(DS_INVALID, "experts_per_token %lld is not in 1 … n_experts %lld",
                        (long long)c->experts_per_token, (long long)c->n_experts);
-    if (c->intermediate_size * c->hidden_size > MAX_EXPERT_TENSOR / c->n_experts)
+    const ds_expert_config *e = &c->experts;
+    const int64_t inner = ds_model_expert_width(c);
+    if (inner < 1 || inner > MAX_WIDTH || e->n_shared < 0 || e->n_shared > MAX_EXPERTS ||
+        e->shared_size < 0 || e->shared_size > MAX_WIDTH || ds_model_shared_width(c) > MAX_WIDTH)
+        return ds_fail(DS_INVALID, "experts of %lld and %lld shared ones of %lld are not in 1 … %d",
+                       (long long)inner, (long long)e->n_shared, (long long)e->shared_size,
+                       MAX_WIDTH);
+    if (inner * c->hidden_size > MAX_EXPERT_TENSOR / c->n_experts)
         return ds_fail(DS_INVALID, "%lld experts of %lld x %lld are too large",
-                       (long long)c->n_experts, (long long)c->intermediate_size,
-                       (long long)c->hidden_size);
+                       (long long)c->n_experts, (long long)inner, (long long)c->hidden_size);
+    if (e->n_dense_layers < 0 || e->n_dense_layers > c->n_layers)
+        return ds_fail(DS_INVALID, "%lld first layers without experts are not in 0 … n_layers %lld",
+                       (long long)e->n_dense_layers, (long long)c->n_layers);
+    return check_groups(c);
+}
+
+/* Latent attention: heads have a part without positions, one with, and values of another size. */
+static ds_status check_latent(const ds_model_config *c) {
+    const ds_latent_config *l = &c->latent;
+    if (l->kv_rank == 0)
+        return DS_OK;
+    const int64_t sizes[] = {l->kv_rank, l->plain_dim, l->rotary_dim, l->v_dim};
+    for (int i = 0; i < 4; i++)
+        if (sizes[i] < 1 || sizes[i] > MAX_WIDTH / c->n_heads)
+            return ds_fail(DS_INVALID,
+                           "latent attention of rank %lld with heads of %lld + %lld and values of "
+                           "%lld: each must be in 1 … %lld",
+                           (long long)l->kv_rank, (long long)l->plain_dim, (long long)l->rotary_dim,
+                           (long long)l->v_dim, (long long)(MAX_WIDTH / c->n_heads));
+    if (l->q_rank < 0 || l->q_rank > MAX_WIDTH || l->rotary_dim % 2 != 0)
+        return ds_fail(DS_INVALID,
+                       "latent attention: a query rank of %lld must be in 0 … %d, %lld rotated "
+                       "dimensions must be even",
+                       (long long)l->q_rank, MAX_WIDTH, (long long)l->rotary_dim);
     return DS_OK;
 }
 
@@ -119,18 +167,21 @@ ds_status ds_model_config_check(const ds_model_config *c) {
     if (c->n_heads % c->n_kv_heads != 0)
         return ds_fail(DS_INVALID, "n_heads %lld is not a multiple of n_kv_heads %lld",
                        (long long)c->n_heads, (long long)c->n_kv_heads);
-    const bool is_llama = c->architecture == DS_LLAMA || c->architecture == DS_MOE;
+    const bool is_llama = ds_model_is_llama_like(c);
     if (!is_llama && c->n_heads * c->head_dim != c->hidden_size)
         return ds_fail(DS_INVALID, "hidden_size %lld is not a multiple of n_heads %lld",
                        (long long)c->hidden_size, (long long)c->n_heads);
     if (!is_llama && c->n_kv_heads != c->n_heads)
         return ds_fail(DS_INVALID, "%s has no grouped-query attention: n_kv_heads must be n_heads",
                        ds_architecture_name(c->architecture));
-    if (is_llama && c->head_dim % 2 != 0)
+    if (is_llama && c->latent.kv_rank == 0 && c->head_dim % 2 != 0)
         return ds_fail(DS_INVALID, "head_dim %lld must be even for rotary positions",
                        (long long)c->head_dim);
-    if (c->architecture == DS_MOE)
+    if (c->architecture == DS_MOE || c->n_experts > 0)
         DS_TRY(check_experts(c));
+    DS_TRY(check_latent(c));
+    if (c->sliding_window < 0)
+        return ds_fail(DS_INVALID, "sliding_window %lld is below 0", (long long)c->sliding_window);
     if (c->architecture == DS_BERT && (c->type_vocab_size < 1 || c->type_vocab_size > MAX_WIDTH))
         return ds_fail(DS_INVALID, "type_vocab_size %lld is not in 1 … %d",
                        (long long)c->type_vocab_size, MAX_WIDTH);

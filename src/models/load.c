@@ -163,7 +163,17 @@ static ds_status load_params(loading *l) {
     return DS_OK;
 }
 
+/* DeepSeek-V3's checkpoints end in layers that only guess further tokens. */
+static bool is_of_a_layer_past_the_last(const loading *l, const char *name) {
+    static const char prefix[] = "model.layers.";
+    return l->config->architecture == DS_DEEPSEEK_V3 &&
+           strncmp(name, prefix, sizeof prefix - 1) == 0 &&
+           strtoll(name + sizeof prefix - 1, NULL, 10) >= l->config->n_layers;
+}
+
 static bool is_unneeded(const loading *l, const char *name) {
+    if (is_of_a_layer_past_the_last(l, name))
+        return true;
     for (size_t i = 0; i < sizeof unneeded / sizeof *unneeded; i++) {
         const size_t length = strlen(name), n = strlen(unneeded[i].suffix);
         if (length >= n && strcmp(name + length - n, unneeded[i].suffix) == 0 &&

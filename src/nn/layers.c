@@ -60,9 +60,9 @@ ds_node *ds_nn_join_heads(ds_graph *g, ds_node *x) {
         (int64_t[]){ds_node_dim(x, 0), ds_node_dim(x, 1), ds_node_dim(x, 2) * ds_node_dim(x, 3)});
 }
 
-ds_node *ds_nn_swiglu(ds_graph *g, ds_node *x, int64_t intermediate_size, ds_init init) {
-    ds_node *gate = ds_nn_linear(g, "gate_proj", x, intermediate_size, false, init);
-    ds_node *up = ds_nn_linear(g, "up_proj", x, intermediate_size, false, init);
+ds_node *ds_nn_swiglu(ds_graph *g, ds_node *x, int64_t intermediate_size, bool bias, ds_init init) {
+    ds_node *gate = ds_nn_linear(g, "gate_proj", x, intermediate_size, bias, init);
+    ds_node *up = ds_nn_linear(g, "up_proj", x, intermediate_size, bias, init);
     ds_node *h = ds_graph_mul(g, ds_graph_unary(g, DS_SILU, gate, 0), up);
-    return ds_nn_linear(g, "down_proj", h, ds_node_dim(x, -1), false, init);
+    return ds_nn_linear(g, "down_proj", h, ds_node_dim(x, -1), bias, init);
 }

@@ -74,7 +74,7 @@ typedef struct expected_param {
 } expected_param;
 
 static ds_model_config small(ds_architecture architecture) {
-    return (ds_model_config){
+    ds_model_config c = {
         .architecture = architecture,
         .vocab_size = 11,
         .n_layers = 1,
@@ -88,11 +88,23 @@ static ds_model_config small(ds_architecture architecture) {
         .rope_theta = 10000,
         .tie_embeddings = architecture == DS_GPT2 || architecture == DS_BERT,
         .type_vocab_size = 2,
-        .n_experts = 4,
-        .experts_per_token = 2,
         .bos_token = -1,
         .eos_token = -1,
     };
+    const bool is_deepseek = architecture == DS_DEEPSEEK_V2 || architecture == DS_DEEPSEEK_V3;
+    c.qkv_bias = architecture == DS_QWEN2 || architecture == DS_QWEN2_MOE;
+    c.qk_norm = architecture == DS_QWEN3 || architecture == DS_QWEN3_MOE;
+    if (architecture == DS_MOE || architecture == DS_QWEN2_MOE || architecture == DS_QWEN3_MOE ||
+        is_deepseek)
+        c.n_experts = 4, c.experts_per_token = 2;
+    if (architecture != DS_MOE && c.n_experts > 0)
+        c.experts.intermediate_size = 8;
+    if (architecture == DS_QWEN2_MOE)
+        c.experts.n_shared = 1, c.experts.shared_size = 6, c.experts.shared_gate = true;
+    if (is_deepseek)
+        c.latent = (ds_latent_config){.kv_rank = 6, .plain_dim = 4, .rotary_dim = 4, .v_dim = 3};
+    c.experts.by_sigmoid = architecture == DS_DEEPSEEK_V3;
+    return c;
 }
 
 static void check_params(ds_architecture architecture, const expected_param *want, size_t n) {
@@ -267,6 +279,16 @@ static void test_config_json_round_trip(void **state) {
     configs[DS_MOE].router_loss_weight = 0.25f;
     configs[DS_GPT2].dropout = 0.125f;
     configs[DS_LLAMA].eos_token = 2;
+    configs[DS_LLAMA].qkv_bias = configs[DS_LLAMA].output_bias = true;
+    configs[DS_MISTRAL].sliding_window = 5;
+    configs[DS_QWEN2].rope_scaling = (ds_rope_scaling){.kind = DS_ROPE_YARN,
+                                                       .factor = 4,
+                                                       .original = 6,
+                                                       .beta_fast = 32,
+                                                       .beta_slow = 1,
+                                                       .magnitude = 1.25f};
+    configs[DS_DEEPSEEK_V2].latent.q_rank = 8;
+    configs[DS_DEEPSEEK_V3].experts.n_groups = configs[DS_DEEPSEEK_V3].experts.groups_per_token = 2;
     for (int i = 0; i < DS_ARCHITECTURES; i++) {
         ds_model_config back;
         char *text = ds_model_config_json(&configs[i]);
@@ -297,15 +319,20 @@ static void test_config_json_of_strangers(void **state) {
     if (load_text(text, &c) != DS_OK)
         fail_msg("%s", ds_error());
     assert_true(c.rope_theta == 500000.0f && c.eos_token == 5 && c.n_kv_heads == 2);
-    snprintf(text, sizeof text, llama, "llama3", "silu", "false");
+    snprintf(text, sizeof text, llama, "longrope", "silu", "false");
     assert_int_equal(load_text(text, &c), DS_UNSUPPORTED);
-    assert_non_null(strstr(ds_error(), "llama3"));
+    assert_non_null(strstr(ds_error(), "longrope"));
+    assert_non_null(strstr(ds_error(), "default, linear, llama3, yarn"));
+    snprintf(text, sizeof text, llama, "llama3", "silu", "false");
+    assert_int_equal(load_text(text, &c), DS_INVALID); /* by how much? */
+    assert_non_null(strstr(ds_error(), "factor"));
     snprintf(text, sizeof text, llama, "default", "relu", "false");
     assert_int_equal(load_text(text, &c), DS_UNSUPPORTED);
     snprintf(text, sizeof text, llama, "default", "silu", "true");
-    assert_int_equal(load_text(text, &c), DS_UNSUPPORTED);
+    assert_int_equal(load_text(text, &c), DS_OK);
+    assert_true(c.qkv_bias && c.output_bias && !c.mlp_bias);
     assert_int_equal(load_text("{\"model_type\": \"opt\"}", &c), DS_UNSUPPORTED);
-    assert_non_null(strstr(ds_error(), "gpt2, llama, bert, mixtral"));
+    assert_non_null(strstr(ds_error(), "gpt2, llama, bert, mixtral, mistral, qwen2"));
     assert_int_equal(load_text("{\"model_type\": \"gpt2\", \"vocab_size\": 3}", &c), DS_INVALID);
     assert_non_null(strstr(ds_error(), "\"n_layer\" is missing"));
     assert_int_equal(load_text("{\"model_type\": \"gpt2\", \"vocab_size\": \"3\"}", &c),
