@@ -157,6 +157,9 @@ static ds_status find_tokens(ds_trainer *t, const char *path, char prefix[PATH_M
                        path, path, path);
     if (t->tokenizer)
         return tokenise(t, path, prefix);
+    ds_text_source *source = NULL;
+    DS_TRY(ds_text_source_open(path, &source)); /* is there any? */
+    ds_text_source_close(source);
     return ds_fail(DS_INVALID,
                    "%s is text: name a tokenizer for it by data.tokenizer (`deepseek-tokenize "
                    "train` makes one), or a token file made by `deepseek-tokenize encode`",

@@ -256,6 +256,8 @@ static void test_what_is_not_there_is_named(void **state) {
     write_file("empty/picture.png", "none");
     snprintf(override, sizeof override, "data.train=%s", at("lonely.txt"));
     refused(override, "lonely.txt is text: name a tokenizer for it by data.tokenizer");
+    snprintf(override, sizeof override, "data.train=%s", at("empty"));
+    refused(override, "empty: no .txt, .jsonl, .txt.gz or .jsonl.gz file in it");
     refused("data.train=/nowhere", "/nowhere: no such file; expected a token file (/nowhere.bin "
                                    "with /nowhere.idx), or a text, or a folder of texts");
     refused("data.train=/nowhere.bin", "no such file");
