@@ -252,6 +252,22 @@ DS_API ds_node *ds_graph_attention_from(ds_graph *g, ds_node *q, ds_node *k, ds_
                                         ds_node *key_lengths, ds_node *first_keys,
                                         ds_attention_opts opts);
 
+/* Where the keys of each token's sequence lie, in caches of blocks (Kwon et al. 2023). */
+typedef struct ds_paged_keys_of {
+    ds_node *tables;    /* i32 [sequences, blocks]: the blocks of each sequence, in order */
+    ds_node *owners;    /* i32 [tokens]: whose a token is; -1: nobody's, its result is 0 */
+    ds_node *positions; /* i32 [tokens]: where it stands in its sequence; it sees keys up to there */
+} ds_paged_keys_of;
+
+/* Causal attention of tokens of several sequences over keys and values in blocks.
+ *   q: [tokens, heads, head_dim]
+ *   k_cache, v_cache: [blocks, block_size, kv_heads, head_dim], of any float dtype
+ * Returns [tokens, heads, v_head_dim], dtype of q. Tokens of a sequence that stand next to each other
+ * are best given one after the other. Not differentiable. */
+DS_API ds_node *ds_graph_paged_attention(ds_graph *g, ds_node *q, ds_node *k_cache,
+                                         ds_node *v_cache, ds_paged_keys_of where,
+                                         ds_attention_opts opts);
+
 /* Sum over rows of −log softmax(logits)[label]; rows labelled −100 count nothing.
  * logits: [..., classes]   labels: i32, logits' shape less the last axis.
  * Returns f32, rank 0. Divide by the number of labelled rows of the whole batch for a mean. */
@@ -290,6 +306,10 @@ DS_API void ds_graph_accumulate(ds_graph *g, ds_node *variable, ds_node *x);
 /* Writes x [batch, n, ...] into the variable [batch, capacity, ...] at rows start[b] … start[b]+n-1
  * (start: i32 [batch]); returns the variable as it is afterwards. For key–value caches. */
 DS_API ds_node *ds_graph_cache_write(ds_graph *g, ds_node *variable, ds_node *x, ds_node *start);
+/* Writes rows x [tokens, heads, dim] into the variable [blocks, block_size, heads, dim], each at its
+ * slot, block · block_size + place (slots: i32 [tokens]; others than 0 … are left out); returns the
+ * variable as it is afterwards. */
+DS_API ds_node *ds_graph_paged_write(ds_graph *g, ds_node *variable, ds_node *x, ds_node *slots);
 /* Σ over all tensors of Σ x². f32, rank 0. */
 DS_API ds_node *ds_graph_sum_of_squares(ds_graph *g, ds_node *const *xs, int n);
 

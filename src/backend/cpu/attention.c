@@ -18,6 +18,8 @@ ds_attention_problem ds_attention_problem_of(const ds_kernel_args *args, int fir
         .q = q,
         .k = k,
         .v = v,
+        .out = &args->outputs[0],
+        .lse = args->outputs[1].data,
         .batch = q->dims[0],
         .tokens = q->dims[1],
         .heads = q->dims[2],
@@ -137,16 +139,46 @@ static memory lay_out(const ds_attention_problem *p, char *base, size_t *bytes) 
     return m;
 }
 
+size_t ds_attention_memory(const ds_attention_problem *p) {
+    size_t bytes = 0;
+    lay_out(p, NULL, &bytes);
+    return bytes;
+}
+
 static ds_status prepare(const ds_kernel_args *args, void **state, size_t *workspace_bytes) {
     const ds_attention_problem p = ds_attention_problem_of(args, 0, args->n_inputs);
-    size_t bytes = 0;
     *state = NULL;
-    lay_out(&p, NULL, &bytes);
-    *workspace_bytes = bytes * (size_t)args->n_threads;
+    *workspace_bytes = ds_attention_memory(&p) * (size_t)args->n_threads;
     return DS_OK;
 }
 
 /* ---- tiles ----------------------------------------------------------------------------------- */
+
+/* Rows [row, row + n) of keys or values, wherever they are, as a whole block. */
+static void stage_keys(const ds_attention_problem *p, const ds_tensor *t, int64_t b, int64_t row,
+                       int64_t head, int64_t n, char *to, int64_t padded) {
+    const int64_t row_bytes = padded * (int64_t)ds_dtype_size(p->tiles->dtype);
+    if (!p->table) {
+        ds_attention_stage(t, b, row, head, n, p->tiles->dtype, to, DS_KEY_BLOCK, padded);
+        return;
+    }
+    for (int64_t done = 0; done < n;) {
+        const int64_t within = (row + done) % p->block_size, whole = p->block_size - within;
+        const int64_t count = n - done < whole ? n - done : whole;
+        ds_attention_stage(t, p->table[(row + done) / p->block_size], within, head, count,
+                           p->tiles->dtype, to + done * row_bytes, count, padded);
+        done += count;
+    }
+    memset(to + n * row_bytes, 0, (size_t)((DS_KEY_BLOCK - n) * row_bytes));
+}
+
+static const float *key_row(const ds_attention_problem *p, const ds_tensor *t, int64_t b,
+                            int64_t row, int64_t head, float *buffer) {
+    if (p->table)
+        return ds_attention_row(t, p->table[row / p->block_size], row % p->block_size, head,
+                                buffer);
+    return ds_attention_row(t, b, row, head, buffer);
+}
 
 /* Packs the key blocks that queries of sample b can see. */
 static void pack_head(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head) {
@@ -156,15 +188,19 @@ static void pack_head(const ds_attention_problem *p, const memory *m, int64_t b,
     ds_attention_seen_by_any(p, b, 0, p->tokens, &from, &to);
     for (int64_t j = from / DS_KEY_BLOCK * DS_KEY_BLOCK; j < to; j += DS_KEY_BLOCK) {
         const int64_t n = p->keys - j < DS_KEY_BLOCK ? p->keys - j : DS_KEY_BLOCK;
-        ds_attention_stage(p->k, b, j, kv_head, n, tiles->dtype, m->stage, DS_KEY_BLOCK,
-                           p->padded_dim);
+        stage_keys(p, p->k, b, j, kv_head, n, m->stage, p->padded_dim);
         tiles->pack_columns(m->stage, p->padded_dim, p->padded_dim, DS_KEY_BLOCK,
                             m->keys + j * p->padded_dim * size);
-        ds_attention_stage(p->v, b, j, kv_head, n, tiles->dtype, m->stage, DS_KEY_BLOCK,
-                           p->padded_v_dim);
+        stage_keys(p, p->v, b, j, kv_head, n, m->stage, p->padded_v_dim);
         tiles->pack_rows(m->stage, p->padded_v_dim, DS_KEY_BLOCK, p->padded_v_dim,
                          m->values + j * p->padded_v_dim * size);
     }
+}
+
+static ds_tensor queries_of(const ds_attention_problem *p) {
+    ds_tensor q = *p->q;
+    q.data = ds_at(&q, p->q_at);
+    return q;
 }
 
 typedef struct running {
@@ -195,18 +231,19 @@ static void weigh(const ds_attention_problem *p, const memory *m, running *run, 
     }
 }
 
-static void finish_row(const ds_kernel_args *args, const ds_attention_problem *p, int64_t b,
-                       int64_t t, int64_t head, float max, float sum, float *out) {
-    const ds_tensor *to = &args->outputs[0];
-    const int64_t at = ((b * p->tokens + t) * p->heads + head) * p->v_dim;
-    float *lse = (float *)args->outputs[1].data + (b * p->heads + head) * p->tokens + t;
-    *lse = max == -INFINITY ? -INFINITY : max + logf(sum);
+static void finish_row(const ds_attention_problem *p, int64_t b, int64_t t, int64_t head, float max,
+                       float sum, float *out) {
+    const ds_tensor *to = p->out;
+    const int64_t at = p->out_at + ((b * p->tokens + t) * p->heads + head) * p->v_dim;
+    if (p->lse)
+        p->lse[(b * p->heads + head) * p->tokens + t] =
+            max == -INFINITY ? -INFINITY : max + logf(sum);
     ds_cpu_simd()->unary(DS_SCALE, max == -INFINITY ? 0 : 1 / sum, out, out, p->v_dim);
     ds_cpu_simd()->store(to->dtype, out, ds_at(to, at), p->v_dim);
 }
 
-static void attend_block(const ds_kernel_args *args, const ds_attention_problem *p, const memory *m,
-                         int64_t b, int64_t head, int64_t t0) {
+static void attend_block(const ds_attention_problem *p, const memory *m, int64_t b, int64_t head,
+                         int64_t t0) {
     const ds_tiles *tiles = p->tiles;
     const int64_t size = (int64_t)ds_dtype_size(tiles->dtype);
     const int64_t left = p->tokens - t0, n = left < DS_QUERY_BLOCK ? left : DS_QUERY_BLOCK;
@@ -214,7 +251,8 @@ static void attend_block(const ds_kernel_args *args, const ds_attention_problem 
     running run;
     int64_t from, to;
     ds_attention_seen_by_any(p, b, t0, n, &from, &to);
-    ds_attention_stage(p->q, b, t0, head, n, tiles->dtype, m->stage, n_padded, p->padded_dim);
+    const ds_tensor q = queries_of(p);
+    ds_attention_stage(&q, b, t0, head, n, tiles->dtype, m->stage, n_padded, p->padded_dim);
     memset(m->out, 0, (size_t)(n_padded * p->padded_v_dim) * sizeof *m->out);
     for (int64_t r = 0; r < n; r++)
         run.max[r] = -INFINITY, run.sum[r] = 0;
@@ -226,37 +264,38 @@ static void attend_block(const ds_kernel_args *args, const ds_attention_problem 
                         p->padded_v_dim, n_padded, p->padded_v_dim, DS_KEY_BLOCK, true);
     }
     for (int64_t r = 0; r < n; r++)
-        finish_row(args, p, b, t0 + r, head, run.max[r], run.sum[r], m->out + r * p->padded_v_dim);
+        finish_row(p, b, t0 + r, head, run.max[r], run.sum[r], m->out + r * p->padded_v_dim);
 }
 
 /* Every `parts`-th block of queries of the heads that share the key-value head. */
-static void attend_heads(const ds_kernel_args *args, const ds_attention_problem *p, const memory *m,
-                         int64_t b, int64_t kv_head, int64_t part, int64_t parts) {
+static void attend_heads(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head,
+                         int64_t part, int64_t parts) {
     const int64_t blocks = (p->tokens + DS_QUERY_BLOCK - 1) / DS_QUERY_BLOCK;
     if (p->tiles->begin)
         p->tiles->begin();
     pack_head(p, m, b, kv_head);
     for (int64_t i = part; i < blocks * p->group; i += parts)
-        attend_block(args, p, m, b, kv_head * p->group + i / blocks, i % blocks * DS_QUERY_BLOCK);
+        attend_block(p, m, b, kv_head * p->group + i / blocks, i % blocks * DS_QUERY_BLOCK);
     if (p->tiles->end)
         p->tiles->end();
 }
 
 /* ---- row by row ------------------------------------------------------------------------------ */
 
-static void attend_few(const ds_kernel_args *args, const ds_attention_problem *p, const memory *m,
-                       int64_t b, int64_t kv_head, int64_t t) {
+static void attend_few(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head,
+                       int64_t t) {
     const ds_simd *simd = ds_cpu_simd();
     const int64_t keys = ds_round_up(p->keys, DS_KEY_BLOCK);
+    const ds_tensor queries = queries_of(p);
     float buffer[DS_BLOCK];
     int64_t from, to;
     ds_attention_seen(p, b, t, &from, &to);
     for (int64_t g = 0; g < p->group; g++) {
-        const float *q = ds_attention_row(p->q, b, t, kv_head * p->group + g, buffer);
+        const float *q = ds_attention_row(&queries, b, t, kv_head * p->group + g, buffer);
         memcpy(m->few_queries + g * p->padded_dim, q, (size_t)p->head_dim * sizeof *q);
     }
     for (int64_t j = from; j < to; j++) {
-        const float *k = ds_attention_row(p->k, b, j, kv_head, buffer);
+        const float *k = key_row(p, p->k, b, j, kv_head, buffer);
         for (int64_t g = 0; g < p->group; g++)
             m->few_scores[g * keys + j] =
                 simd->dot(m->few_queries + g * p->padded_dim, k, p->head_dim);
@@ -270,38 +309,45 @@ static void attend_few(const ds_kernel_args *args, const ds_attention_problem *p
                          0);
     }
     for (int64_t j = from; j < to; j++) {
-        const float *v = ds_attention_row(p->v, b, j, kv_head, buffer);
+        const float *v = key_row(p, p->v, b, j, kv_head, buffer);
         for (int64_t g = 0; g < p->group; g++)
             simd->axpy(m->few_scores[g * keys + j], v, m->out + g * p->padded_v_dim, p->v_dim);
     }
     for (int64_t g = 0; g < p->group; g++)
-        finish_row(args, p, b, t, kv_head * p->group + g, max[g], sum[g],
-                   m->out + g * p->padded_v_dim);
+        finish_row(p, b, t, kv_head * p->group + g, max[g], sum[g], m->out + g * p->padded_v_dim);
 }
 
 /* ---- run ------------------------------------------------------------------------------------- */
 
+int64_t ds_attention_parts(const ds_attention_problem *p, int64_t n_heads, int n_threads) {
+    enum { TASKS_A_THREAD = 4 }; /* so that the last ones leave few threads idle */
+    return p->tokens <= FEW ? p->tokens
+                            : ((int64_t)TASKS_A_THREAD * n_threads + n_heads - 1) / n_heads;
+}
+
+void ds_attention_run(const ds_attention_problem *p, int64_t b, int64_t kv_head, int64_t part,
+                      int64_t parts, char *where) {
+    size_t unused = 0;
+    const memory m = lay_out(p, where, &unused);
+    if (p->tokens <= FEW)
+        attend_few(p, &m, b, kv_head, part);
+    else
+        attend_heads(p, &m, b, kv_head, part, parts);
+}
+
 static ds_status run(const ds_kernel_args *args, ds_stream *stream) {
     (void)stream;
     const ds_attention_problem p = ds_attention_problem_of(args, 0, 3);
-    const int64_t heads = p.batch * p.kv_heads, threads = args->n_threads;
-    size_t bytes = 0;
-    lay_out(&p, NULL, &bytes);
+    const int64_t heads = p.batch * p.kv_heads;
+    const size_t bytes = ds_attention_memory(&p);
     if (ds_count(args->outputs[1].dims, 3) == 0)
         return DS_OK;
-    enum { TASKS_A_THREAD = 4 }; /* so that the last ones leave few threads idle */
-    const int64_t parts =
-        p.tokens <= FEW ? p.tokens : (TASKS_A_THREAD * threads + heads - 1) / heads;
-#pragma omp parallel for num_threads((int)threads) schedule(dynamic, 1)
+    const int64_t parts = ds_attention_parts(&p, heads, args->n_threads);
+#pragma omp parallel for num_threads(args->n_threads) schedule(dynamic, 1)
     for (int64_t i = 0; i < heads * parts; i++) {
-        const int64_t head = i / parts, part = i % parts;
-        size_t unused = 0;
-        const memory m =
-            lay_out(&p, (char *)args->workspace + (size_t)omp_get_thread_num() * bytes, &unused);
-        if (p.tokens <= FEW)
-            attend_few(args, &p, &m, head / p.kv_heads, head % p.kv_heads, part);
-        else
-            attend_heads(args, &p, &m, head / p.kv_heads, head % p.kv_heads, part, parts);
+        const int64_t head = i / parts;
+        char *mine = (char *)args->workspace + (size_t)omp_get_thread_num() * bytes;
+        ds_attention_run(&p, head / p.kv_heads, head % p.kv_heads, i % parts, parts, mine);
     }
     return DS_OK;
 }

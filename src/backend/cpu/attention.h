@@ -9,6 +9,11 @@ enum { DS_QUERY_BLOCK = 64, DS_KEY_BLOCK = 64 };
 
 typedef struct ds_attention_problem {
     const ds_tensor *q, *k, *v; /* [batch, tokens, heads, dim], any strides */
+    const ds_tensor *out;       /* [batch, tokens, heads, v_dim], row-major */
+    float *lse;                 /* [batch, heads, tokens], or NULL */
+    const int32_t *table;       /* k and v are [blocks, block_size, heads, dim], and keys are in */
+    int64_t block_size;         /* these blocks of them, one after the other; NULL: by batch */
+    int64_t q_at, out_at;       /* the first query and its result, elements */
     int64_t batch, tokens, heads, head_dim, keys, kv_heads, v_dim, group;
     int64_t padded_dim, padded_v_dim; /* to whole tiles */
     const int32_t *lengths;           /* [batch]; NULL: all keys */
@@ -27,6 +32,17 @@ void ds_attention_seen(const ds_attention_problem *p, int64_t b, int64_t t, int6
 /* Keys [*from, *to) hold all that any of the n queries from t on sees. */
 void ds_attention_seen_by_any(const ds_attention_problem *p, int64_t b, int64_t t, int64_t n,
                               int64_t *from, int64_t *to);
+
+/* ---- attention.c ----------------------------------------------------------------------------- */
+
+/* Bytes that one thread needs for problems up to this one's keys. */
+size_t ds_attention_memory(const ds_attention_problem *p);
+/* How many tasks there are for a head of keys and values of one sample, so that `n_heads` heads
+ * keep the threads busy. */
+int64_t ds_attention_parts(const ds_attention_problem *p, int64_t n_heads, int n_threads);
+/* One of them, in so much memory. */
+void ds_attention_run(const ds_attention_problem *p, int64_t b, int64_t kv_head, int64_t part,
+                      int64_t parts, char *memory);
 
 /* Rows [row, row + n) of one head in the dtype of the tiles, padded with zeros to n_padded rows of
  * `padded` columns. */

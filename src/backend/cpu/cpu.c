@@ -36,6 +36,8 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_linear_cross_entropy,
     &ds_cpu_attention,
     &ds_cpu_attention_grad,
+    &ds_cpu_paged_write,
+    &ds_cpu_paged_attention,
     &ds_cpu_rotary,
     &ds_cpu_dropout,
     &ds_cpu_adamw,

@@ -22,6 +22,8 @@ extern const ds_kernel ds_cpu_layer_norm, ds_cpu_layer_norm_grad, ds_cpu_rms_nor
 extern const ds_kernel ds_cpu_cross_entropy, ds_cpu_cross_entropy_grad, ds_cpu_linear_cross_entropy;
 /* attention.c, attention_grad.c */
 extern const ds_kernel ds_cpu_attention, ds_cpu_attention_grad;
+/* paged_attention.c */
+extern const ds_kernel ds_cpu_paged_write, ds_cpu_paged_attention;
 extern const ds_kernel ds_cpu_rotary, ds_cpu_dropout;
 /* matmul.c */
 extern const ds_kernel ds_cpu_matmul;

@@ -106,6 +106,11 @@ typedef struct ds_norm_attrs {
     float eps;
 } ds_norm_attrs;
 
+/* paged.c: cache, x, slots → cache; q, k_cache, v_cache, tables, owners, positions → y */
+extern const ds_op ds_op_paged_write, ds_op_paged_attention;
+/* The token sees keys [*first, result) of its sequence; none if its owner, position or table is out
+ * of bounds. */
+int64_t ds_paged_keys(const ds_kernel_args *args, int64_t token, int64_t *first);
 /* rotary.c: x, positions → y */
 extern const ds_op ds_op_rotary;
 /* Angle per position of the pair-th pair, radians, and what turned vectors are multiplied by. */

@@ -28,6 +28,8 @@ const ds_op *const ds_all_ops[] = {
     &ds_op_assign,
     &ds_op_accumulate,
     &ds_op_cache_write,
+    &ds_op_paged_write,
+    &ds_op_paged_attention,
     &ds_op_sum_of_squares,
     &ds_op_gather,
     &ds_op_scatter_add,
