@@ -10,6 +10,8 @@
 
 static const ds_kernel *const kernels[] = {
     &ds_cpu_matmul,
+    &ds_cpu_grouped_matmul,
+    &ds_cpu_grouped_matmul_weight,
     &ds_cpu_unary,
     &ds_cpu_binary,
     &ds_cpu_select,

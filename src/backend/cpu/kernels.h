@@ -23,8 +23,8 @@ extern const ds_kernel ds_cpu_cross_entropy, ds_cpu_cross_entropy_grad, ds_cpu_l
 /* attention.c, attention_grad.c */
 extern const ds_kernel ds_cpu_attention, ds_cpu_attention_grad;
 extern const ds_kernel ds_cpu_rotary, ds_cpu_dropout;
-/* matmul.c */
-extern const ds_kernel ds_cpu_matmul;
+/* matmul.c, grouped_matmul.c */
+extern const ds_kernel ds_cpu_matmul, ds_cpu_grouped_matmul, ds_cpu_grouped_matmul_weight;
 
 /* The inner loops in use. */
 const ds_simd *ds_cpu_simd(void);
