@@ -26,8 +26,9 @@ extern const ds_kernel ds_cpu_cross_entropy, ds_cpu_cross_entropy_grad, ds_cpu_l
 /* attention.c, attention_grad.c */
 extern const ds_kernel ds_cpu_attention, ds_cpu_attention_grad;
 extern const ds_kernel ds_cpu_rotary, ds_cpu_dropout;
-/* matmul.c, grouped_matmul.c */
+/* matmul.c, grouped_matmul.c, conv.c */
 extern const ds_kernel ds_cpu_matmul, ds_cpu_grouped_matmul, ds_cpu_grouped_matmul_weight;
+extern const ds_kernel ds_cpu_conv2d, ds_cpu_conv2d_input_grad, ds_cpu_conv2d_weight_grad;
 
 /* The inner loops in use. */
 const ds_simd *ds_cpu_simd(void);
