@@ -276,6 +276,15 @@ bool ds_node_has(const ds_node *x, ds_trait trait) {
     return (x->op->traits & (unsigned)trait) != 0;
 }
 
+int ds_node_n_tensors(const ds_node *x) {
+    const ds_op *op = x->op;
+    return op->n_scalars ? (x->n_inputs - op->n_scalars) / (op->n_changed + 1) : 1;
+}
+
+int ds_node_n_changed(const ds_node *x) {
+    return x->op->n_changed * ds_node_n_tensors(x);
+}
+
 ds_cost ds_node_cost(const ds_node *x) {
     if (x->op->traits & (DS_LEAF | DS_VIEW) || x->op == &ds_op_result)
         return (ds_cost){0};

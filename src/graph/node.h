@@ -62,8 +62,8 @@ typedef enum ds_trait {
     DS_ELEMENTWISE = 4, /* result element i depends on input elements i only */
     DS_EFFECT = 8, /* changes its first n_changed inputs, variables; result 0 is input 0 after it */
     DS_HEAVY = 16, /* expensive: its result is kept under selective recomputation */
-    DS_RANDOM = 32, /* draws random numbers: reads the run's seed */
-    DS_DERIVED = 64,    /* worth keeping between runs when it depends on parameters alone */
+    DS_RANDOM = 32,  /* draws random numbers: reads the run's seed */
+    DS_DERIVED = 64, /* worth keeping between runs when it depends on parameters alone */
 } ds_trait;
 
 /* How the precision pass treats an op's float inputs. */
@@ -78,8 +78,11 @@ typedef enum ds_precision_rule {
 struct ds_op {
     const char *name;
     size_t attrs_size;
-    int n_results;   /* 0 is read as 1 */
-    int n_changed;   /* effects: so many leading inputs are changed in place */
+    int n_results; /* 0 is read as 1 */
+    int n_changed; /* effects: so many leading inputs are changed in place */
+    /* Effects on any number of tensors at once, updates: n_changed and one more inputs for each
+     * tensor, all first ones, then all second ones, …; then so many scalars. 0: on one tensor. */
+    int n_scalars;
     unsigned traits; /* ds_trait bits */
     ds_precision_rule precision;
     unsigned keep_f32; /* inputs (bits) that DS_PRECISION_LOW and _FOLLOW leave as they are */
@@ -140,6 +143,8 @@ ds_node *ds_graph_find_leaf(const ds_graph *g, const char *name);
 
 bool ds_node_is(const ds_node *x, const ds_op *op);
 bool ds_node_has(const ds_node *x, ds_trait trait);
+int ds_node_n_tensors(const ds_node *x); /* that the effect works on; 1 for other ops */
+int ds_node_n_changed(const ds_node *x); /* leading inputs that it changes */
 ds_cost ds_node_cost(const ds_node *x);
 size_t ds_type_size(const ds_type *type); /* bytes, row-major */
 bool ds_type_equal(const ds_type *a, const ds_type *b);

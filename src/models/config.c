@@ -10,10 +10,15 @@
     .n_heads = (A), .n_kv_heads = (A), .head_dim = (H) / (A), .intermediate_size = 4 * (H),        \
     .max_seq_len = (S), .norm_eps = 1e-5f, .tie_embeddings = true, .bos_token = -1,                \
     .eos_token = -1
-#define LLAMA(V, L, H, A, KV, I, S)                                                                \
-    .architecture = DS_LLAMA, .vocab_size = (V), .n_layers = (L), .hidden_size = (H),              \
-    .n_heads = (A), .n_kv_heads = (KV), .head_dim = (H) / (A), .intermediate_size = (I),           \
-    .max_seq_len = (S), .norm_eps = 1e-5f, .rope_theta = 10000, .bos_token = -1, .eos_token = -1
+#define LLAMA_SHAPE(V, L, H, A, KV, I, S)                                                          \
+    .vocab_size = (V), .n_layers = (L), .hidden_size = (H), .n_heads = (A), .n_kv_heads = (KV),    \
+    .head_dim = (H) / (A), .intermediate_size = (I), .max_seq_len = (S), .norm_eps = 1e-5f,        \
+    .rope_theta = 10000, .bos_token = -1, .eos_token = -1
+#define LLAMA(...) .architecture = DS_LLAMA, LLAMA_SHAPE(__VA_ARGS__)
+/* experts, of which K work for each token; the weight of their balance is Mixtral's */
+#define MOE(E, K, ...)                                                                             \
+    .architecture = DS_MOE, .n_experts = (E), .experts_per_token = (K),                            \
+    .router_loss_weight = 0.02f, LLAMA_SHAPE(__VA_ARGS__)
 
 static const ds_model_preset_info presets[] = {
     {"tiny", "GPT-2 shape for tests and first tries", {GPT2(2048, 4, 128, 4, 256)}},
@@ -23,6 +28,9 @@ static const ds_model_preset_info presets[] = {
     {"llama-1b",
      "the shape of TinyLlama 1.1B (Zhang et al. 2024)",
      {LLAMA(32000, 22, 2048, 32, 4, 5632, 2048)}},
+    {"moe-tiny",
+     "Mixtral shape for tests and first tries: 8 experts, 2 a token (Jiang et al. 2024)",
+     {MOE(8, 2, 2048, 4, 128, 4, 2, 256, 256)}},
     {"bert-large",
      "BERT large, uncased (Devlin et al. 2019)",
      {.architecture = DS_BERT,

@@ -59,7 +59,7 @@ static ds_node *factored(const ds_update_builder *u, ds_node *param, ds_node *g,
                         unary(u, DS_RSQRT, column));
 }
 
-void ds_update_adafactor(const ds_update_builder *u, ds_node *param, ds_node *grad) {
+void ds_update_adafactor(ds_update_builder *u, ds_node *param, ds_node *grad) {
     ds_graph *graph = u->g;
     ds_node *weight = unary(
         u, DS_EXP, ds_graph_scale(graph, unary(u, DS_LOG, u->step), DECAY_EXPONENT)); /* t^−0.8 */

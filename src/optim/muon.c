@@ -98,14 +98,12 @@ static void update_hidden(const ds_update_builder *u, ds_node *param, ds_node *g
     ds_update_assign(u, param, ds_update_decayed(u, param, x));
 }
 
-void ds_update_muon(const ds_update_builder *u, ds_node *param, ds_node *grad) {
+void ds_update_muon(ds_update_builder *u, ds_node *param, ds_node *grad) {
     bool (*is_hidden)(const char *, int, void *) =
         u->opts->is_hidden ? u->opts->is_hidden : ds_optimizer_is_hidden;
     if (param->type.rank >= 2 && is_hidden(param->name, param->type.rank, u->opts->context)) {
         update_hidden(u, param, grad);
         return;
     }
-    ds_update_builder adamw = *u;
-    adamw.lr = ds_graph_scale(u->g, u->lr, u->opts->adamw_ratio);
-    ds_update_adamw(&adamw, param, grad);
+    ds_update_adamw(u, param, grad);
 }

@@ -81,33 +81,78 @@ ds_node *ds_update_lerp(const ds_update_builder *u, ds_node *from, ds_node *to, 
 
 /* ---- optimizers that are one op -------------------------------------------------------------- */
 
-void ds_update_adamw(const ds_update_builder *u, ds_node *param, ds_node *grad) {
-    const ds_type *t = &param->type;
-    const ds_update_attrs attrs = {.beta1 = u->opts->beta1,
-                                   .beta2 = u->opts->beta2,
-                                   .eps = u->opts->eps,
-                                   .weight_decay = ds_update_decay(u, param)};
-    ds_node *m = ds_update_state(u, "adam_m", param, t->rank, t->dims);
-    ds_node *v = ds_update_state(u, "adam_v", param, t->rank, t->dims);
-    ds_graph_add_node(u->g, &ds_op_adamw, &attrs,
-                      (ds_node *[]){param, m, v, grad, u->lr, u->scale, u->step}, 7);
+static void add_share(ds_update_builder *u, ds_update_share share) {
+    u->shares[u->n_shares++] = share;
 }
 
-static void update_with_momentum(const ds_update_builder *u, const ds_op *op, const char *prefix,
+void ds_update_adamw(ds_update_builder *u, ds_node *param, ds_node *grad) {
+    const ds_type *t = &param->type;
+    ds_node *m = ds_update_state(u, "adam_m", param, t->rank, t->dims);
+    ds_node *v = ds_update_state(u, "adam_v", param, t->rank, t->dims);
+    add_share(u, (ds_update_share){.op = &ds_op_adamw,
+                                   .attrs = {.beta1 = u->opts->beta1,
+                                             .beta2 = u->opts->beta2,
+                                             .eps = u->opts->eps,
+                                             .weight_decay = ds_update_decay(u, param)},
+                                   .lr = u->adamw_lr,
+                                   .parts = {param, m, v, grad}});
+}
+
+static void update_with_momentum(ds_update_builder *u, const ds_op *op, const char *prefix,
                                  ds_node *param, ds_node *grad, ds_update_attrs attrs) {
     ds_node *m = ds_update_state(u, prefix, param, param->type.rank, param->type.dims);
     attrs.weight_decay = ds_update_decay(u, param);
-    ds_graph_add_node(u->g, op, &attrs, (ds_node *[]){param, m, grad, u->lr, u->scale}, 5);
+    add_share(u,
+              (ds_update_share){.op = op, .attrs = attrs, .lr = u->lr, .parts = {param, m, grad}});
 }
 
-static void update_sgd(const ds_update_builder *u, ds_node *param, ds_node *grad) {
+static void update_sgd(ds_update_builder *u, ds_node *param, ds_node *grad) {
     update_with_momentum(u, &ds_op_sgd, "momentum", param, grad,
                          (ds_update_attrs){.beta1 = u->opts->momentum});
 }
 
-static void update_lion(const ds_update_builder *u, ds_node *param, ds_node *grad) {
+static void update_lion(ds_update_builder *u, ds_node *param, ds_node *grad) {
     update_with_momentum(u, &ds_op_lion, "lion_m", param, grad,
                          (ds_update_attrs){.beta1 = u->opts->beta1, .beta2 = u->opts->beta2});
+}
+
+static bool is_alike(const ds_update_share *a, const ds_update_share *b) {
+    return a->op == b->op && a->lr == b->lr && memcmp(&a->attrs, &b->attrs, sizeof a->attrs) == 0;
+}
+
+/* One node for the first share and all later ones like it, which are taken out of the list. inputs
+ * has room for all. */
+static void build_shared(ds_update_builder *u, ds_node **inputs) {
+    const ds_update_share first = u->shares[0];
+    const int n_parts = first.op->n_changed + 1;
+    int n = 0, n_left = 0;
+    for (int i = 0; i < u->n_shares; i++)
+        n += is_alike(&first, &u->shares[i]);
+    for (int i = 0, at = 0; i < u->n_shares; i++) {
+        if (!is_alike(&first, &u->shares[i])) {
+            u->shares[n_left++] = u->shares[i];
+            continue;
+        }
+        for (int k = 0; k < n_parts; k++)
+            inputs[k * n + at] = u->shares[i].parts[k];
+        at++;
+    }
+    u->n_shares = n_left;
+    ds_node *const scalars[] = {first.lr, u->scale, u->step};
+    memcpy(inputs + n * n_parts, scalars, sizeof *scalars * (size_t)first.op->n_scalars);
+    ds_graph_add_node(u->g, first.op, &first.attrs, inputs, n * n_parts + first.op->n_scalars);
+}
+
+/* As few nodes as there are kinds of update: parameters with weight decay, those without. */
+static void build_shares(ds_update_builder *u) {
+    enum { MOST_SCALARS = 3 };
+    const size_t most = (size_t)u->n_shares * DS_MOST_UPDATE_PARTS + MOST_SCALARS;
+    ds_node **inputs = ds_malloc(most * sizeof *inputs);
+    if (!inputs)
+        ds_graph_poison(u->g, DS_OUT_OF_MEMORY);
+    while (inputs && u->n_shares > 0)
+        build_shared(u, inputs);
+    free(inputs);
 }
 
 /* ---- the whole update ------------------------------------------------------------------------ */
@@ -143,6 +188,27 @@ static void build_scale(ds_update_builder *u, ds_node *const *grads, int n) {
                                ds_graph_fill(g, (double)NAN, DS_F32, 0, NULL));
 }
 
+static void build_update(ds_graph *g, ds_node *const *params, ds_node *const *grads, int n,
+                         const ds_optimizer_opts *opts) {
+    ds_update_builder u = {
+        .g = g, .opts = opts, .lr = scalar_input(g, "lr"), .step = scalar_input(g, "step")};
+    u.shares = ds_calloc((size_t)n, sizeof *u.shares);
+    if (!u.shares) {
+        ds_graph_poison(g, DS_OUT_OF_MEMORY);
+        return;
+    }
+    ds_graph_output(g, "step", u.step); /* so that it is there to be written, needed or not */
+    build_scale(&u, grads, n);
+    u.adamw_lr =
+        opts->kind == DS_OPTIMIZER_MUON ? ds_graph_scale(g, u.lr, opts->adamw_ratio) : u.lr;
+    for (int i = 0; i < n && g->status == DS_OK; i++)
+        if (ds_node_count(params[i]) > 0) /* means over nothing would be NaN */
+            optimizers[opts->kind].rule(&u, params[i], grads[i]);
+    if (g->status == DS_OK)
+        build_shares(&u);
+    free(u.shares);
+}
+
 void ds_optimizer_build(ds_graph *g, ds_node *const *params, int n, ds_optimizer_opts opts) {
     if (n < 1) {
         ds_graph_refuse(g, "optimizer", "there is no parameter to update");
@@ -167,15 +233,8 @@ void ds_optimizer_build(ds_graph *g, ds_node *const *params, int n, ds_optimizer
         grads[i] = ds_graph_variable(g, name, DS_F32, params[i]->type.rank, params[i]->type.dims,
                                      DS_INIT_ZEROS);
     }
-    if (g->status == DS_OK) {
-        ds_update_builder u = {
-            .g = g, .opts = &opts, .lr = scalar_input(g, "lr"), .step = scalar_input(g, "step")};
-        ds_graph_output(g, "step", u.step); /* so that it is there to be written, needed or not */
-        build_scale(&u, grads, n);
-        for (int i = 0; i < n && g->status == DS_OK; i++)
-            if (ds_node_count(params[i]) > 0) /* means over nothing would be NaN */
-                optimizers[opts.kind].rule(&u, params[i], grads[i]);
-    }
+    if (g->status == DS_OK)
+        build_update(g, params, grads, n, &opts);
     free(grads);
 }
 

@@ -77,7 +77,7 @@ static void make_report(ds_program *p) {
         p->report.flops += ds_node_cost(x).flops;
         if (s < p->plan.n_prologue)
             p->report.derived += ds_type_size(&x->type);
-        for (int k = 0; k < x->op->n_changed; k++)
+        for (int k = 0; k < ds_node_n_changed(x); k++)
             p->changes_params = p->changes_params || x->inputs[k]->op == &ds_op_param;
     }
     p->report.working = p->plan.working_bytes + p->workspace_bytes;

@@ -115,12 +115,12 @@ static ds_status check_preset(const ds_config *reader, const ds_train_config *c)
     if (ds_folder_exists(preset))
         return DS_OK;
     const char *near = ds_nearest_name(preset, ds_train_preset_names, n);
-    return ds_config_fail(reader, "model.preset",
-                          "'%.100s' is neither a preset (tiny, demo, gpt2-124m, gpt2-1.5b, "
-                          "llama-1b, bert-large, deepseek-67b, deepseek-175b) nor a folder with "
-                          "config.json%s%s%s",
-                          preset, near ? "; did you mean '" : "", near ? near : "",
-                          near ? "'?" : "");
+    return ds_config_fail(
+        reader, "model.preset",
+        "'%.100s' is neither a preset (tiny, demo, gpt2-124m, gpt2-1.5b, "
+        "llama-1b, moe-tiny, bert-large, deepseek-67b, deepseek-175b) nor a folder with "
+        "config.json%s%s%s",
+        preset, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
 /* Where both are given, the first must be a multiple of the second. */

@@ -4,9 +4,9 @@
 
 #include "train/train_config.h"
 
-const char *const ds_train_preset_names[] = {"tiny",         "demo",          "gpt2-124m",
-                                             "gpt2-1.5b",    "llama-1b",      "bert-large",
-                                             "deepseek-67b", "deepseek-175b", NULL};
+const char *const ds_train_preset_names[] = {
+    "tiny",     "demo",       "gpt2-124m",    "gpt2-1.5b",     "llama-1b",
+    "moe-tiny", "bert-large", "deepseek-67b", "deepseek-175b", NULL};
 
 static const ds_config_word automatic[] = {{"auto", DS_TRAIN_AUTO, NULL}, {NULL, 0, NULL}};
 static const ds_config_word dynamic[] = {
@@ -116,7 +116,7 @@ static const ds_config_key keys[] = {
      .type = DS_CONFIG_STRING,
      AT(model.preset),
      .fallback = "demo",
-     .help = "tiny, demo, gpt2-124m, gpt2-1.5b, llama-1b, bert-large, deepseek-67b, "
+     .help = "tiny, demo, gpt2-124m, gpt2-1.5b, llama-1b, moe-tiny, bert-large, deepseek-67b, "
              "deepseek-175b, or a folder with a Hugging Face config.json"},
     {.path = "model.architecture",
      .type = DS_CONFIG_ENUM,

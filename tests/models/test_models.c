@@ -46,7 +46,10 @@ static void test_every_preset_is_sound(void **state) {
     static const struct {
         const char *name;
         double low, high;
-    } sizes[] = {{"tiny", 0.8e6, 1.3e6}, {"demo", 9e6, 11e6}, {"deepseek-175b", 174e9, 176e9}};
+    } sizes[] = {{"tiny", 0.8e6, 1.3e6},
+                 {"demo", 9e6, 11e6},
+                 {"moe-tiny", 3.5e6, 4.5e6},
+                 {"deepseek-175b", 174e9, 176e9}};
     size_t n = 0;
     for (; ds_model_preset_at(n); n++) {
         const ds_model_preset_info *p = ds_model_preset_at(n);

@@ -145,7 +145,7 @@ static void set_up(call *x, const ds_node *node, const ds_tensor *inputs, const 
     for (int i = 0; i < node->n_inputs; i++) {
         const bool free_strides = kernel->strided_inputs >> (i < 32 ? i : 31) & 1u;
         x->tensors[i] = inputs[i];
-        if (!free_strides || (node->op->traits & DS_EFFECT && i < node->op->n_changed))
+        if (!free_strides || (node->op->traits & DS_EFFECT && i < ds_node_n_changed(node)))
             x->tensors[i] = copy_of(&inputs[i], &node->inputs[i]->type);
     }
     for (int k = 0; k < n_out; k++) {
@@ -226,7 +226,7 @@ void check_kernel(const ds_node *node, kernel_case c) {
             if (!c.results || c.results >> k & 1u)
                 compare(node, "result", k, &expected.args.outputs[k], &got.args.outputs[k], &c,
                         n_threads);
-        for (int i = 0; i < node->op->n_changed; i++)
+        for (int i = 0; i < ds_node_n_changed(node); i++)
             compare(node, "changed input", i, &expected.args.inputs[i], &got.args.inputs[i], &c,
                     n_threads);
         tear_down(&got, inputs);

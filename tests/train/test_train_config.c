@@ -164,7 +164,8 @@ static const struct {
     {"model: {preset: gpt2-125m}\n",
      "f.yaml:1:17: model.preset: 'gpt2-125m' is neither a preset (tiny, demo, gpt2-124m, "
      "gpt2-1.5b, "
-     "llama-1b, bert-large, deepseek-67b, deepseek-175b) nor a folder with config.json; did you "
+     "llama-1b, moe-tiny, bert-large, deepseek-67b, deepseek-175b) nor a folder with config.json; "
+     "did you "
      "mean 'gpt2-124m'?"},
     {"model: {preset: null}\n",
      "f.yaml:1:17: model.preset: no value; expected a preset or a folder"},
@@ -267,7 +268,7 @@ static const struct {
     {"model=5", "command line: 'model' is a section; expected model.KEY=VALUE"},
     {"model={preset: nanana}",
      "command line: model.preset: 'nanana' is neither a preset (tiny, demo, gpt2-124m, gpt2-1.5b, "
-     "llama-1b, bert-large, deepseek-67b, deepseek-175b) nor a folder with config.json"},
+     "llama-1b, moe-tiny, bert-large, deepseek-67b, deepseek-175b) nor a folder with config.json"},
     {"data.train=[a", "command line: data.train: did not find expected ',' or ']', while parsing "
                       "a flow sequence"},
     {"precision.bf16=false", "command line: precision.bf16: mode is mixed, but fp16 and bf16 are "

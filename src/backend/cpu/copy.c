@@ -1,4 +1,4 @@
-/* Ops that move elements: cast, contiguous, concat, fill, assign, accumulate. */
+/* Ops that move elements: cast, contiguous, concat, fill, assign, accumulate, cache_write. */
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
@@ -193,3 +193,29 @@ const ds_kernel ds_cpu_accumulate = {.op = &ds_op_accumulate,
                                      .strided_inputs = 2,
                                      .accepts = accumulates_float,
                                      .run = run_accumulate};
+
+/* ---- cache_write ----------------------------------------------------------------------------- */
+
+/* Row t of sample b goes to place start[b] + t of its cache, if there is such a place. */
+static ds_status run_cache_write(const ds_kernel_args *args, ds_stream *stream) {
+    (void)stream;
+    const ds_tensor *cache = &args->outputs[0], *x = &args->inputs[1];
+    const int32_t *start = args->inputs[2].data;
+    const int64_t places = cache->dims[1], rows = x->dims[1];
+    for (int64_t b = 0; b < x->dims[0]; b++) {
+        const int64_t first = start[b] < 0 ? -(int64_t)start[b] : 0;
+        const int64_t end = places - start[b] < rows ? places - start[b] : rows;
+        if (first >= end)
+            continue;
+        ds_tensor from = *x, to = *cache;
+        from.dims[0] = to.dims[0] = 1;
+        from.dims[1] = to.dims[1] = end - first;
+        from.data = ds_at(x, b * x->strides[0] + first * x->strides[1]);
+        to.data = ds_at(cache, b * cache->strides[0] + (start[b] + first) * cache->strides[1]);
+        ds_cpu_copy(&from, &to, args->n_threads);
+    }
+    return DS_OK;
+}
+
+const ds_kernel ds_cpu_cache_write = {
+    .op = &ds_op_cache_write, .strided_inputs = 2, .run = run_cache_write};

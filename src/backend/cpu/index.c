@@ -1,4 +1,4 @@
-/* Gather and scatter_add: rows by index. */
+/* Gather and scatter_add: rows by index. moe_route: the order that brings rows to their experts. */
 #include <string.h>
 
 #include "backend/cpu/kernels.h"
@@ -60,3 +60,39 @@ static ds_status run_scatter_add(const ds_kernel_args *args, ds_stream *stream) 
 
 const ds_kernel ds_cpu_scatter_add = {
     .op = &ds_op_scatter_add, .in_place = 1u << 2, .run = run_scatter_add};
+
+/* A counting sort: how many choose each expert, where its places begin, then each choice to its
+ * place. Two reads of a few thousand numbers: not worth a second thread. */
+static ds_status run_moe_route(const ds_kernel_args *args, ds_stream *stream) {
+    (void)stream;
+    const int64_t n = ds_count(args->inputs[0].dims, 2), n_experts = args->outputs[1].dims[0] - 1;
+    const int32_t *expert = args->inputs[0].data;
+    int32_t *order = args->outputs[0].data, *offsets = args->outputs[1].data;
+    int32_t *next = args->workspace, total = 0;
+    memset(next, 0, (size_t)n_experts * sizeof *next);
+    for (int64_t i = 0; i < n; i++)
+        if (expert[i] >= 0 && expert[i] < n_experts)
+            next[expert[i]]++;
+    for (int64_t e = 0; e < n_experts; e++) {
+        const int32_t count = next[e];
+        offsets[e] = next[e] = total;
+        total += count;
+    }
+    offsets[n_experts] = total;
+    for (int64_t i = 0; i < n; i++)
+        if (expert[i] >= 0 && expert[i] < n_experts)
+            order[next[expert[i]]++] = (int32_t)i;
+    for (int64_t i = total; i < n; i++)
+        order[i] = -1; /* choices of no expert */
+    return DS_OK;
+}
+
+static ds_status prepare_moe_route(const ds_kernel_args *args, void **state,
+                                   size_t *workspace_bytes) {
+    *state = NULL;
+    *workspace_bytes = (size_t)args->outputs[1].dims[0] * sizeof(int32_t);
+    return DS_OK;
+}
+
+const ds_kernel ds_cpu_moe_route = {
+    .op = &ds_op_moe_route, .prepare = prepare_moe_route, .run = run_moe_route};

@@ -6,12 +6,15 @@
 #include "backend/cpu/simd/simd.h"
 #include "graph/ops/ops.h"
 
-/* copy.c, elementwise.c, reduce.c, index.c */
+/* copy.c, elementwise.c, reduce.c, index.c, topk.c, quantise.c */
 extern const ds_kernel ds_cpu_cast, ds_cpu_contiguous, ds_cpu_concat, ds_cpu_fill, ds_cpu_assign,
-    ds_cpu_accumulate;
+    ds_cpu_accumulate, ds_cpu_cache_write;
 extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select;
 extern const ds_kernel ds_cpu_reduce, ds_cpu_sum_of_squares;
-extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add;
+extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add, ds_cpu_moe_route;
+extern const ds_kernel ds_cpu_argmax, ds_cpu_topk;
+extern const ds_kernel ds_cpu_quantise, ds_cpu_dequantise, ds_cpu_fake_quantise,
+    ds_cpu_fake_quantise_grad;
 /* optimizer.c */
 extern const ds_kernel ds_cpu_adamw, ds_cpu_sgd, ds_cpu_lion;
 /* softmax.c, norm.c, loss.c, rotary.c, dropout.c */
@@ -25,8 +28,9 @@ extern const ds_kernel ds_cpu_attention, ds_cpu_attention_grad;
 /* paged_attention.c */
 extern const ds_kernel ds_cpu_paged_write, ds_cpu_paged_attention;
 extern const ds_kernel ds_cpu_rotary, ds_cpu_dropout;
-/* matmul.c */
-extern const ds_kernel ds_cpu_matmul;
+/* matmul.c, grouped_matmul.c, conv.c */
+extern const ds_kernel ds_cpu_matmul, ds_cpu_grouped_matmul, ds_cpu_grouped_matmul_weight;
+extern const ds_kernel ds_cpu_conv2d, ds_cpu_conv2d_input_grad, ds_cpu_conv2d_weight_grad;
 
 /* The inner loops in use. */
 const ds_simd *ds_cpu_simd(void);

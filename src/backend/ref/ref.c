@@ -78,8 +78,8 @@ static void write_back(const ds_tensor *from, const ds_tensor *to) {
         if (ds_dtype_is_float(to->dtype))
             store_float(to, at, ((const float *)from->data)[i]);
         else
-            memcpy((char *)to->data + (size_t)at * size, (const char *)from->data + (size_t)i * size,
-                   size);
+            memcpy((char *)to->data + (size_t)at * size,
+                   (const char *)from->data + (size_t)i * size, size);
     }
 }
 
@@ -91,6 +91,7 @@ static ds_status run_reference(const ds_kernel_args *args, ds_stream *stream) {
     if (n > MAX_TENSORS && !(plain = ds_malloc((size_t)n * sizeof *plain)))
         return DS_OUT_OF_MEMORY;
     ds_status status = DS_OK;
+    const int n_changed = ds_node_n_changed(args->node);
     int made = 0;
     for (; made < n && status == DS_OK; made++) {
         const ds_tensor *t = made < n_in ? &args->inputs[made] : &args->outputs[made - n_in];
@@ -108,7 +109,7 @@ static ds_status run_reference(const ds_kernel_args *args, ds_stream *stream) {
         op->reference(&call);
         for (int i = 0; i < n; i++) {
             const ds_tensor *t = i < n_in ? &args->inputs[i] : &args->outputs[i - n_in];
-            const bool changed = i < n_in ? i < op->n_changed : !(op->traits & DS_EFFECT) || i > n_in;
+            const bool changed = i < n_in ? i < n_changed : !(op->traits & DS_EFFECT) || i > n_in;
             if (changed && plain[i].data != t->data)
                 write_back(&plain[i], t);
         }

@@ -152,8 +152,9 @@ extern const ds_op ds_op_quantise, ds_op_dequantise, ds_op_fake_quantise, ds_op_
 /* state.c: effects on variables */
 extern const ds_op ds_op_assign, ds_op_accumulate, ds_op_cache_write, ds_op_sum_of_squares;
 
-/* optimizer.c: updates in place. Scalars are f32 rank-0 nodes. An update whose grad_scale is not
- * finite does nothing: one bad gradient spoils no parameter. */
+/* optimizer.c: updates in place, of as many parameters as are given: all parameters, then all m, …
+ * Scalars are f32 rank-0 nodes. An update whose grad_scale is not finite does nothing: one bad
+ * gradient spoils no parameter. */
 extern const ds_op ds_op_adamw; /* p, m, v, grad, lr, grad_scale, step */
 extern const ds_op ds_op_sgd;   /* p, m, grad, lr, grad_scale */
 extern const ds_op ds_op_lion;  /* p, m, grad, lr, grad_scale */

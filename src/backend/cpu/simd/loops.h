@@ -50,6 +50,10 @@ void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t en
 void SIMD(rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
                   float *yb, int64_t n);
 void SIMD(dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);
+void SIMD(quantise)(const float *x, float scale, int8_t *q, int64_t n);
+void SIMD(dequantise)(ds_dtype dtype, const void *q, float scale, float *y, int64_t n);
+void SIMD(fake_quantise)(const float *x, float scale, float *y, int64_t n);
+void SIMD(fake_quantise_grad)(const float *dy, const float *x, float scale, float *dx, int64_t n);
 void SIMD(adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
 void SIMD(sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
 void SIMD(lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);

@@ -83,6 +83,12 @@ typedef struct ds_simd {
     /* y = 0 where the uniform number of counter first + i is below p, else x / (1 − p). */
     void (*dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);
 
+    /* Symmetric int8 with one scale, as graph/ops/quantise.c says, bit for bit. q: i8 or i32. */
+    void (*quantise)(const float *x, float scale, int8_t *q, int64_t n);
+    void (*dequantise)(ds_dtype dtype, const void *q, float scale, float *y, int64_t n);
+    void (*fake_quantise)(const float *x, float scale, float *y, int64_t n);
+    void (*fake_quantise_grad)(const float *dy, const float *x, float scale, float *dx, int64_t n);
+
     void (*adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
     void (*sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
     void (*lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
