@@ -90,6 +90,13 @@ refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
 refuse 1 "config.json" "$bin/deepseek-generate" --model "$dir" --prompt x
 "$bin/deepseek-plan" --model deepseek-175b --seq 2048 >"$dir/out"
 grep -q 174604259328 "$dir/out" || fail "deepseek-plan does not count 175 B"
+plan() { grep "$1" "$dir/out" | sed "s/.*$1 *//"; }
+[ "$(plan 'weights (f32 masters)')" = "650.5 GiB" ] || fail "deepseek-plan: 4 bytes a master"
+[ "$(plan 'weights (low-precision copies)')" = "325.2 GiB" ] || fail "deepseek-plan: 2 bytes a copy"
+[ "$(plan 'gradients (f32)')" = "650.5 GiB" ] || fail "deepseek-plan: 4 bytes a gradient"
+[ "$(plan 'optimizer state')" = "1.27 TiB" ] || fail "deepseek-plan: 8 bytes of AdamW"
+grep "total, recompute" "$dir/out" | awk '$5 != "TiB" || (NR > 1 && $4 >= last) { exit 1 } { last = $4 }' ||
+    fail "deepseek-plan: recomputing needs more than keeping: $(cat "$dir/out")"
 for tool in train tokenize generate plan; do
     "$bin/deepseek-$tool" --help | grep -q "deepseek-$tool" || fail "deepseek-$tool --help"
 done
