@@ -26,7 +26,8 @@ static const char USAGE[] =
     "      --threads N         CPU threads (default: all cores)\n"
     "      --device NAME       cpu or ref\n"
     "      --dry-run           check everything, print the plan and its memory, and stop\n"
-    "      --print-graph[=dot] print the graph after each pass as text (or Graphviz), and stop\n"
+    "      --print-graph[=AS]  print the graph after each pass, and the planned program, as text\n"
+    "                          or as dot (Graphviz), and stop\n"
     "      --supervise         restart from the newest whole checkpoint after a crash\n"
     "      --help-keys         every key of the configuration with its default\n"
     "      --schema            the configuration as a JSON schema\n"
@@ -65,6 +66,17 @@ static void print_owned(char *text) {
     free(text);
 }
 
+/* How --print-graph prints: text unless said otherwise. */
+static bool choose_graph_format(arguments *a, const char *format) {
+    a->print_graph = true;
+    a->dot = format && strcmp(format, "dot") == 0;
+    if (!format || a->dot || strcmp(format, "text") == 0)
+        return true;
+    fprintf(stderr, "deepseek-train: --print-graph=%s: the graph is printed as text or dot\n",
+            format);
+    return false;
+}
+
 enum { RESUME = 256, THREADS, DEVICE, DRY_RUN, PRINT_GRAPH, SUPERVISE, HELP_KEYS, SCHEMA, VERSION };
 
 /* -1: go on; else the exit status. */
@@ -90,8 +102,8 @@ static int parse(int argc, char **argv, arguments *a) {
         case DRY_RUN: a->dry_run = true; break;
         case SUPERVISE: a->supervise = true; break;
         case PRINT_GRAPH:
-            a->print_graph = true;
-            a->dot = optarg && strcmp(optarg, "dot") == 0;
+            if (!choose_graph_format(a, optarg))
+                return DS_EXIT_WRONG_INPUT;
             break;
         case HELP_KEYS: print_owned(ds_train_config_help()); return 0;
         case SCHEMA: print_owned(ds_train_config_schema()); return 0;
@@ -148,6 +160,12 @@ static void print_stage(const char *stage, const ds_graph *g, void *context) {
     ds_graph_print(g, stdout, a->dot);
 }
 
+static void print_plan(const ds_program *program, void *context) {
+    const arguments *a = context;
+    puts(a->dot ? "// after plan" : "# after plan");
+    ds_program_print(program, stdout, a->dot);
+}
+
 static int fail(void) {
     fprintf(stderr, "deepseek-train: %s\n", ds_error());
     return FAILED;
@@ -167,6 +185,7 @@ static int train(const ds_train_config *config, arguments *a) {
                             .plan_only = a->dry_run};
     if (a->print_graph) {
         opts.on_stage = print_stage;
+        opts.on_plan = print_plan;
         opts.context = a;
         opts.plan_only = true;
         opts.progress_fd = -1;

@@ -97,7 +97,9 @@ typedef struct ds_compile_opts {
     const ds_program *share; /* use the working memory of this program; they never run at once */
     /* Called with the graph after each stage ("model", "precision", "autodiff", …). */
     void (*on_stage)(const char *stage, const ds_graph *g, void *context);
-    void *context;
+    /* Called once, at the end, with the flat list of steps: the stage "plan". */
+    void (*on_plan)(const ds_program *program, void *context);
+    void *context; /* of both */
 } ds_compile_opts;
 
 /* Input of a program with opts.loss: f32 rank 0, the number that the gradient starts from: 1 for
@@ -131,6 +133,10 @@ DS_API ds_status ds_program_run(ds_program *program);
 DS_API ds_status ds_program_read(ds_program *program, const char *output, void *data,
                                  size_t size_bytes);
 DS_API const ds_memory_report *ds_program_memory(const ds_program *program);
+/* The steps in their order as text, or Graphviz when dot: op, result with its place in memory,
+ * places of the inputs, size and cost. "work+0x40" is an offset into working memory, "host+0x40"
+ * into the host arena. */
+DS_API void ds_program_print(const ds_program *program, FILE *out, bool dot);
 /* Measures each op from now on (the mean over runs), or stops; printed as a table, most first. */
 DS_API void ds_program_profile(ds_program *program, bool enable);
 DS_API void ds_program_print_profile(const ds_program *program, FILE *out);

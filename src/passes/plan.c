@@ -30,6 +30,11 @@ static ds_value_plan *root_of(const ds_plan *p, const ds_node *x) {
     return v;
 }
 
+const ds_value_plan *ds_plan_root(const ds_plan *plan, const ds_node *x, int k) {
+    const ds_value_plan *v = k > 0 ? value_of(plan, x, k) : plan_of(plan, x);
+    return v->place == DS_PLACE_ALIAS ? root_of(plan, v->of) : v;
+}
+
 static int n_results(const ds_node *x) {
     return x->op->n_results > 1 ? x->op->n_results : 1;
 }

@@ -236,6 +236,8 @@ ds_status ds_compile(const ds_graph *g, ds_state *state, ds_compile_opts opts, d
         ds_program_free(p);
         return status;
     }
+    if (opts.on_plan)
+        opts.on_plan(p, opts.context);
     *out = p;
     return DS_OK;
 }

@@ -176,9 +176,11 @@ static ds_status make_programs(ds_trainer *t) {
     ds_model_build_training(g, &t->model, t->micro_batch, t->seq_len);
     ds_compile_opts opts = compile_opts(t);
     opts.on_stage = t->opts.on_stage;
+    opts.on_plan = t->opts.on_plan;
     opts.context = t->opts.context;
     ds_status status = ds_compile(g, t->state, opts, &t->first);
     opts.on_stage = NULL;
+    opts.on_plan = NULL;
     opts.share = t->first;
     if (status == DS_OK && t->max_micro > 1) {
         opts.accumulate = true;

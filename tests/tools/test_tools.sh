@@ -86,6 +86,16 @@ echo "wrong input is refused by name"
 refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
 refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
+refuse 2 "text or dot" $train --print-graph=foo
+$train --print-graph >"$dir/out"
+for stage in model precision autodiff fuse contiguous plan; do
+    grep -q "^# after $stage\$" "$dir/out" || fail "--print-graph: no stage $stage"
+done
+grep -q "^ .* matmul .* @ work+0x.* <- .*FLOP.* moved" "$dir/out" || fail "--print-graph: no place in the plan"
+$train --print-graph=text | cmp - "$dir/out" || fail "--print-graph=text is not the default"
+$train --print-graph=dot >"$dir/out"
+grep -q "matmul.*FLOP.* moved" "$dir/out" || fail "--print-graph=dot: no cost"
+[ "$(grep -c '^digraph' "$dir/out")" -eq "$(grep -c '^}$' "$dir/out")" ] || fail "--print-graph=dot: braces"
 refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
 refuse 1 "config.json" "$bin/deepseek-generate" --model "$dir" --prompt x
 "$bin/deepseek-plan" --model deepseek-175b --seq 2048 >"$dir/out"
