@@ -92,6 +92,7 @@ typedef struct ds_compile_opts {
     ds_recompute recompute;
     ds_offload offload;       /* activations between forward and backward */
     const char *offload_path; /* folder for DS_OFFLOAD_FILE */
+    bool no_fused_attention;  /* attention by its parts, the score matrix in memory */
     bool no_fuse;
     bool plan_only; /* memory is planned but not taken; the program cannot run */
     const ds_program *share; /* use the working memory of this program; they never run at once */

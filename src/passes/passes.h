@@ -11,6 +11,10 @@
  * cast where they are used; norms, softmax and losses compute in f32. */
 ds_graph *ds_pass_precision(const ds_graph *g, ds_precision precision);
 
+/* Attention as products, mask and softmax over a score matrix in memory: for comparison with the
+ * fused op. Before autodiff. */
+ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
+
 /* Appends the backward pass of the output `loss` (f32, rank 0): for every parameter that it depends
  * on, the gradient is written over (or added to) the variable "grad/NAME". */
 ds_graph *ds_pass_autodiff(const ds_graph *g, const char *loss, bool accumulate);

@@ -38,6 +38,8 @@ static ds_status run_passes(pipeline *p, const ds_graph *model, ds_backend *back
     DS_TRY(advance(p, "model", ds_graph_rewrite(model, NULL, NULL)));
     if (o->precision != DS_PRECISION_FULL)
         DS_TRY(advance(p, "precision", ds_pass_precision(p->g, o->precision)));
+    if (o->no_fused_attention)
+        DS_TRY(advance(p, "unfuse_attention", ds_pass_unfuse_attention(p->g)));
     if (o->loss)
         DS_TRY(advance(p, "autodiff", ds_pass_autodiff(p->g, o->loss, o->accumulate)));
     if (!o->no_fuse)

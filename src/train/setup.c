@@ -89,6 +89,7 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
         .recompute = recompute[t->config->memory.recompute],
         .offload = offload[t->config->memory.offload],
         .offload_path = t->config->memory.offload_path,
+        .no_fused_attention = !t->config->kernels.fused_attention,
         .no_fuse = !t->config->kernels.fuse,
         .plan_only = t->opts.plan_only,
     };
@@ -189,6 +190,7 @@ static ds_status make_programs(ds_trainer *t) {
     if (status == DS_OK && t->validation_data) {
         const ds_compile_opts forward = {.precision = t->precision,
                                          .share = t->first,
+                                         .no_fused_attention = opts.no_fused_attention,
                                          .no_fuse = opts.no_fuse,
                                          .plan_only = opts.plan_only};
         status = ds_compile(g, t->state, forward, &t->evaluate);

@@ -86,6 +86,10 @@ echo "wrong input is refused by name"
 refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
 refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
+$train --print-graph kernels.fused_attention=false >"$dir/out"
+grep -q "^%.* = softmax " "$dir/out" || fail "fused_attention: false: no softmax over scores"
+! sed '1,/^# after unfuse_attention$/d' "$dir/out" | grep -q "attention " ||
+    fail "fused_attention: false: attention is fused"
 refuse 2 "text or dot" $train --print-graph=foo
 $train --print-graph >"$dir/out"
 for stage in model precision autodiff fuse contiguous plan; do
