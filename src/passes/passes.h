@@ -23,6 +23,9 @@ ds_graph *ds_pass_autodiff(const ds_graph *g, const char *loss, bool accumulate)
  * linear + cross-entropy without whole logits. */
 ds_graph *ds_pass_fuse(const ds_graph *g);
 
+/* Joins groups of element-wise ops whose intermediate values are read inside the group only. */
+ds_graph *ds_pass_fuse_elementwise(const ds_graph *g);
+
 /* Drops what a segment computed after the forward pass and computes it again in the backward pass:
  * everything (full), or all but the results of heavy ops (selective). Chen et al. 2016. */
 ds_graph *ds_pass_recompute(const ds_graph *g, ds_recompute recompute);

@@ -42,8 +42,10 @@ static ds_status run_passes(pipeline *p, const ds_graph *model, ds_backend *back
         DS_TRY(advance(p, "unfuse_attention", ds_pass_unfuse_attention(p->g)));
     if (o->loss)
         DS_TRY(advance(p, "autodiff", ds_pass_autodiff(p->g, o->loss, o->accumulate)));
-    if (!o->no_fuse)
+    if (!o->no_fuse) {
         DS_TRY(advance(p, "fuse", ds_pass_fuse(p->g)));
+        DS_TRY(advance(p, "fuse_elementwise", ds_pass_fuse_elementwise(p->g)));
+    }
     if (o->loss && o->recompute != DS_RECOMPUTE_NONE)
         DS_TRY(advance(p, "recompute", ds_pass_recompute(p->g, o->recompute)));
     if (o->loss && o->offload != DS_OFFLOAD_NONE)
