@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "graph/ops/ops.h"
+#include "passes/fuse_elementwise.h"
 #include "passes/passes.h"
 
 enum { MAX_MEMBERS = 2 * DS_MAX_INSTRUCTIONS };
@@ -40,7 +41,7 @@ static bool is_of_parameter(const ds_node *x) {
     return x->op == &ds_op_param;
 }
 
-static bool can_join(const ds_node *x) {
+bool ds_can_join_group(const ds_node *x) {
     if (!ds_dtype_is_float(x->type.dtype) || x->in_host_space)
         return false;
     if (x->op == &ds_op_cast)
@@ -61,7 +62,7 @@ static bool is_member(const group *s, const ds_node *x) {
     return false;
 }
 
-static bool has_same_shape(const ds_node *a, const ds_node *b) {
+bool ds_has_shape_of(const ds_node *a, const ds_node *b) {
     ds_type t = a->type;
     t.dtype = b->type.dtype;
     return ds_type_equal(&t, &b->type);
@@ -101,9 +102,9 @@ static bool measure(group *s) {
 
 static bool join(const fuse_pass *pass, group *s, const ds_node *x) {
     const ds_node *root = s->members[0];
-    if (s->n == MAX_MEMBERS || is_member(s, x) || pass->joined[x->id] >= 0 || !can_join(x) ||
-        x->phase != root->phase || x->segment != root->segment || !has_same_shape(x, root) ||
-        !is_read_inside_only(pass, s, x))
+    if (s->n == MAX_MEMBERS || is_member(s, x) || pass->joined[x->id] >= 0 ||
+        !ds_can_join_group(x) || x->phase != root->phase || x->segment != root->segment ||
+        !ds_has_shape_of(x, root) || !is_read_inside_only(pass, s, x))
         return false;
     s->members[s->n++] = x;
     if (measure(s))
@@ -208,7 +209,7 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
 static ds_status find_groups(fuse_pass *pass, const ds_graph *g) {
     for (size_t i = g->n_nodes; i-- > 0;) { /* from what is wanted to what it is made of */
         const ds_node *root = g->nodes[i];
-        if (pass->joined[i] >= 0 || pass->n_uses[i] == 0 || !can_join(root))
+        if (pass->joined[i] >= 0 || pass->n_uses[i] == 0 || !ds_can_join_group(root))
             continue;
         group s;
         grow(pass, root, &s);
@@ -240,7 +241,7 @@ static ds_status count_uses(const ds_graph *g, int *n_uses) {
     return DS_OK;
 }
 
-ds_graph *ds_pass_fuse_elementwise(const ds_graph *g) {
+static ds_graph *make_groups(const ds_graph *g) {
     fuse_pass pass = {.n_uses = ds_calloc(g->n_nodes + 1, sizeof *pass.n_uses),
                       .joined = ds_malloc((g->n_nodes + 1) * sizeof *pass.joined)};
     ds_status status = pass.n_uses && pass.joined ? count_uses(g, pass.n_uses) : DS_OUT_OF_MEMORY;
@@ -253,4 +254,11 @@ ds_graph *ds_pass_fuse_elementwise(const ds_graph *g) {
     free(pass.joined);
     free(pass.groups);
     return to;
+}
+
+ds_graph *ds_pass_fuse_elementwise(const ds_graph *g) {
+    ds_graph *repeated = ds_repeat_cheap(g);
+    ds_graph *fused = repeated ? make_groups(repeated) : NULL;
+    ds_graph_free(repeated);
+    return fused;
 }
