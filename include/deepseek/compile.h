@@ -113,7 +113,7 @@ typedef struct ds_memory_report {
     size_t parameters;  /* bytes of each kind */
     size_t gradients;
     size_t optimizer;   /* every other variable */
-    size_t derived;     /* copies of parameters made for kernels: casts, packed layouts */
+    size_t derived;     /* copies of parameters that are kept between runs: casts */
     size_t inputs;
     size_t working;     /* peak of activations and temporaries, packed */
     size_t host;        /* offloaded */

@@ -316,7 +316,7 @@ void ds_trainer_print_plan(const ds_trainer *t, FILE *out) {
         {"parameters (f32)", t->memory.parameters},
         {"gradients (f32)", t->memory.gradients},
         {"optimizer state", t->memory.optimizer},
-        {"casts and packed weights", t->memory.derived},
+        {"low-precision copies", t->memory.derived},
         {"activations and temporaries", t->memory.working},
         {"offloaded activations", t->memory.host},
         {"inputs", t->memory.inputs},
