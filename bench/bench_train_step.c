@@ -1,6 +1,7 @@
 /* One training step (forward, backward, gradients) of a preset on random tokens: time, rate,
  * memory. bench_train_step PRESET BATCH SEQ_LEN fp32|bf16|fp16 [--steps N] [--threads N]
  *                    [--recompute none|selective|full] [--offload] [--profile] [--no-fuse]
+ *                    [--no-fused-attention]
  * Prints one JSON line for bench scripts; with --profile the time of each op on stderr. */
 #include <getopt.h>
 #include <stdio.h>
@@ -48,11 +49,15 @@ static void write_inputs(ds_program *p, const ds_model_config *c, int64_t batch,
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {
-        {"steps", required_argument, NULL, 's'},     {"threads", required_argument, NULL, 't'},
-        {"recompute", required_argument, NULL, 'r'}, {"offload", no_argument, NULL, 'o'},
-        {"profile", no_argument, NULL, 'p'},         {"no-fuse", no_argument, NULL, 'f'},
-        {"device", required_argument, NULL, 'd'},    {0}};
+    static const struct option options[] = {{"steps", required_argument, NULL, 's'},
+                                            {"threads", required_argument, NULL, 't'},
+                                            {"recompute", required_argument, NULL, 'r'},
+                                            {"offload", no_argument, NULL, 'o'},
+                                            {"profile", no_argument, NULL, 'p'},
+                                            {"no-fuse", no_argument, NULL, 'f'},
+                                            {"no-fused-attention", no_argument, NULL, 'a'},
+                                            {"device", required_argument, NULL, 'd'},
+                                            {0}};
     ds_compile_opts opts = {.loss = "loss"};
     int steps = 5, threads = 0, profile = 0;
     const char *device = "cpu";
@@ -67,6 +72,7 @@ int main(int argc, char **argv) {
             break;
         case 'o': opts.offload = DS_OFFLOAD_HOST; break;
         case 'p': profile = 1; break;
+        case 'a': opts.no_fused_attention = true; break;
         case 'f': opts.no_fuse = true; break;
         case 'd': device = optarg; break;
         default: return 2;

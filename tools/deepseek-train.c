@@ -28,7 +28,8 @@ static const char USAGE[] =
 
 static const char MORE_USAGE[] =
     "      --dry-run           check everything, print the plan and its memory, and stop\n"
-    "      --print-graph[=dot] print the graph after each pass as text (or Graphviz), and stop\n"
+    "      --print-graph[=AS]  print the graph after each pass, and the planned program, as text\n"
+    "                          or as dot (Graphviz), and stop\n"
     "      --supervise         restart from the newest whole checkpoint after a crash\n"
     "      --help-keys         every key of the configuration with its default\n"
     "      --schema            the configuration as a JSON schema\n"
@@ -142,9 +143,10 @@ static int take_option(arguments *a, int option) {
     case PRINT_GRAPH:
         a->print_graph = true;
         a->dot = optarg && strcmp(optarg, "dot") == 0;
-        if (!optarg || a->dot)
+        if (!optarg || a->dot || strcmp(optarg, "text") == 0)
             return -1;
-        fprintf(stderr, "deepseek-train: --print-graph=%s: only =dot, or nothing\n", optarg);
+        fprintf(stderr, "deepseek-train: --print-graph=%s: the graph is printed as text or dot\n",
+                optarg);
         return DS_EXIT_WRONG_INPUT;
     case HELP_KEYS: return print_owned(ds_train_config_help());
     case SCHEMA: return print_owned(ds_train_config_schema());
@@ -212,6 +214,12 @@ static void print_stage(const char *stage, const ds_graph *g, void *context) {
     ds_graph_print(g, stdout, a->dot);
 }
 
+static void print_plan(const ds_program *program, void *context) {
+    const arguments *a = context;
+    puts(a->dot ? "// after plan" : "# after plan");
+    ds_program_print(program, stdout, a->dot);
+}
+
 static int fail(void) {
     fprintf(stderr, "deepseek-train: %s\n", ds_error());
     return FAILED;
@@ -231,6 +239,7 @@ static int train(const ds_train_config *config, arguments *a) {
                             .plan_only = a->dry_run};
     if (a->print_graph) {
         opts.on_stage = print_stage;
+        opts.on_plan = print_plan;
         opts.context = a;
         opts.plan_only = true;
         opts.progress_fd = -1;

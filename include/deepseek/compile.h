@@ -94,12 +94,15 @@ typedef struct ds_compile_opts {
     ds_recompute recompute;
     ds_offload offload;       /* activations between forward and backward */
     const char *offload_path; /* folder for DS_OFFLOAD_FILE */
+    bool no_fused_attention;  /* attention by its parts, the score matrix in memory */
     bool no_fuse;
     bool plan_only; /* memory is planned but not taken; the program cannot run */
     const ds_program *share; /* use the working memory of this program; they never run at once */
     /* Called with the graph after each stage ("model", "precision", "autodiff", …). */
     void (*on_stage)(const char *stage, const ds_graph *g, void *context);
-    void *context;
+    /* Called once, at the end, with the flat list of steps: the stage "plan". */
+    void (*on_plan)(const ds_program *program, void *context);
+    void *context; /* of both */
 } ds_compile_opts;
 
 /* Input of a program with opts.loss: f32 rank 0, the number that the gradient starts from: 1 for
@@ -112,7 +115,7 @@ typedef struct ds_memory_report {
     size_t parameters;  /* bytes of each kind */
     size_t gradients;
     size_t optimizer;   /* every other variable */
-    size_t derived;     /* copies of parameters made for kernels: casts, packed layouts */
+    size_t derived;     /* copies of parameters that are kept between runs: casts */
     size_t inputs;
     size_t working;     /* peak of activations and temporaries, packed */
     size_t host;        /* offloaded */
@@ -133,6 +136,10 @@ DS_API ds_status ds_program_run(ds_program *program);
 DS_API ds_status ds_program_read(ds_program *program, const char *output, void *data,
                                  size_t size_bytes);
 DS_API const ds_memory_report *ds_program_memory(const ds_program *program);
+/* The steps in their order as text, or Graphviz when dot: op, result with its place in memory,
+ * places of the inputs, size and cost. "work+0x40" is an offset into working memory, "host+0x40"
+ * into the host arena. */
+DS_API void ds_program_print(const ds_program *program, FILE *out, bool dot);
 /* Measures each op from now on (the mean over runs), or stops; printed as a table, most first. */
 DS_API void ds_program_profile(ds_program *program, bool enable);
 DS_API void ds_program_print_profile(const ds_program *program, FILE *out);

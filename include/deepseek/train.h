@@ -29,6 +29,7 @@ typedef struct ds_trainer_opts {
     bool plan_only;  /* everything is checked and planned, no memory is taken (--dry-run) */
     /* As in ds_compile_opts, for the training program. */
     void (*on_stage)(const char *stage, const ds_graph *g, void *context);
+    void (*on_plan)(const ds_program *program, void *context);
     void *context;
 } ds_trainer_opts;
 

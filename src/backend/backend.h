@@ -46,7 +46,7 @@ typedef struct ds_backend_ops {
     double (*peak_flops)(ds_backend *b, ds_dtype dtype);
     /* NULL and a thread message when this backend has none for the node. */
     const ds_kernel *(*find_kernel)(ds_backend *b, const ds_node *node);
-    /* The backend's own rewrites (packed weights, …), after all other passes; NULL: none. */
+    /* The backend's own rewrites, after all other passes; NULL: none. */
     ds_graph *(*lower)(ds_backend *b, const ds_graph *g);
 } ds_backend_ops;
 

@@ -146,6 +146,8 @@ bool ds_node_has(const ds_node *x, ds_trait trait);
 int ds_node_n_tensors(const ds_node *x); /* that the effect works on; 1 for other ops */
 int ds_node_n_changed(const ds_node *x); /* leading inputs that it changes */
 ds_cost ds_node_cost(const ds_node *x);
+/* "4.0 KiB, 1.2 MFLOP, 12.0 KiB moved": size of the value, cost of making it. Returns out. */
+const char *ds_node_cost_text(const ds_node *x, char *out, size_t size);
 size_t ds_type_size(const ds_type *type); /* bytes, row-major */
 bool ds_type_equal(const ds_type *a, const ds_type *b);
 /* "f32[4,16]" into out. Returns out. */

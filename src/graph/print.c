@@ -13,9 +13,22 @@ static void print_attributes(const ds_node *node, FILE *out) {
     ds_text_clear(&text);
 }
 
+const char *ds_node_cost_text(const ds_node *x, char *out, size_t size) {
+    char own[32], flops[32], moved[32];
+    const ds_cost cost = ds_node_cost(x);
+    int n =
+        snprintf(out, size, "%s", ds_format_bytes(own, sizeof own, (double)ds_type_size(&x->type)));
+    if (cost.flops > 0)
+        n += snprintf(out + n, size - (size_t)n, ", %sFLOP",
+                      ds_format_count(flops, sizeof flops, cost.flops));
+    if (cost.bytes > 0)
+        snprintf(out + n, size - (size_t)n, ", %s moved",
+                 ds_format_bytes(moved, sizeof moved, cost.bytes));
+    return out;
+}
+
 static void print_line(const ds_node *node, FILE *out) {
-    char type[96], bytes[32], flops[32];
-    const ds_cost cost = ds_node_cost(node);
+    char type[96], cost[96];
     fprintf(out, "%%%-5d %-28s = %s", node->id, ds_type_text(&node->type, type, sizeof type),
             node->op->name);
     print_attributes(node, out);
@@ -23,10 +36,7 @@ static void print_line(const ds_node *node, FILE *out) {
         fprintf(out, " \"%s\"", node->name);
     for (int i = 0; i < node->n_inputs; i++)
         fprintf(out, "%s%%%d", i ? ", " : " ", node->inputs[i]->id);
-    fprintf(out, "   # %s",
-            ds_format_bytes(bytes, sizeof bytes, (double)ds_type_size(&node->type)));
-    if (cost.flops > 0)
-        fprintf(out, ", %sFLOP", ds_format_count(flops, sizeof flops, cost.flops));
+    fprintf(out, "   # %s", ds_node_cost_text(node, cost, sizeof cost));
     if (*node->scope)
         fprintf(out, "  %s", node->scope);
     fprintf(out, "%s%s\n", node->phase == DS_BACKWARD ? "  backward" : "",
@@ -34,12 +44,12 @@ static void print_line(const ds_node *node, FILE *out) {
 }
 
 static void print_dot_node(const ds_node *node, FILE *out) {
-    char type[96], bytes[32];
+    char type[96], cost[96];
     fprintf(out, "  n%d [label=\"%s", node->id, node->op->name);
     print_attributes(node, out);
     fprintf(out, "\\n%s%s%s\\n%s\"%s];\n", node->name ? node->name : "", node->name ? "\\n" : "",
             ds_type_text(&node->type, type, sizeof type),
-            ds_format_bytes(bytes, sizeof bytes, (double)ds_type_size(&node->type)),
+            ds_node_cost_text(node, cost, sizeof cost),
             node->op == &ds_op_param ? " shape=box" : "");
     for (int i = 0; i < node->n_inputs; i++)
         fprintf(out, "  n%d -> n%d;\n", node->inputs[i]->id, node->id);

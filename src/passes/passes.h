@@ -11,6 +11,10 @@
  * cast where they are used; norms, softmax and losses compute in f32. */
 ds_graph *ds_pass_precision(const ds_graph *g, ds_precision precision);
 
+/* Attention as products, mask and softmax over a score matrix in memory: for comparison with the
+ * fused op. Before autodiff. */
+ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
+
 /* Appends the backward pass of the output `loss` (f32, rank 0): for every parameter that it depends
  * on, the gradient is written over (or added to) the variable "grad/NAME". */
 ds_graph *ds_pass_autodiff(const ds_graph *g, const char *loss, bool accumulate);
@@ -18,6 +22,9 @@ ds_graph *ds_pass_autodiff(const ds_graph *g, const char *loss, bool accumulate)
 /* Joins ops into the fused forms that kernels offer: matmul epilogues, casts into f32 results,
  * linear + cross-entropy without whole logits. */
 ds_graph *ds_pass_fuse(const ds_graph *g);
+
+/* Joins groups of element-wise ops whose intermediate values are read inside the group only. */
+ds_graph *ds_pass_fuse_elementwise(const ds_graph *g);
 
 /* Drops what a segment computed after the forward pass and computes it again in the backward pass:
  * everything (full), or all but the results of heavy ops (selective). Chen et al. 2016. */

@@ -30,6 +30,11 @@ static ds_value_plan *root_of(const ds_plan *p, const ds_node *x) {
     return v;
 }
 
+const ds_value_plan *ds_plan_root(const ds_plan *plan, const ds_node *x, int k) {
+    const ds_value_plan *v = k > 0 ? value_of(plan, x, k) : plan_of(plan, x);
+    return v->place == DS_PLACE_ALIAS ? root_of(plan, v->of) : v;
+}
+
 static int n_results(const ds_node *x) {
     return x->op->n_results > 1 ? x->op->n_results : 1;
 }
@@ -208,6 +213,15 @@ static bool share(ds_plan *p, int step, ds_value_plan *v, const ds_node *input, 
     return true;
 }
 
+/* Some input of x reads the memory of `input` in another order (turned, a part, repeated): elements
+ * would be overwritten before they are read. */
+static bool is_read_otherwise(const ds_plan *p, const ds_node *x, const ds_node *input) {
+    for (int k = 0; k < x->n_inputs; k++)
+        if (!whole(x->inputs[k]) && root_of(p, x->inputs[k]) == root_of(p, input))
+            return true;
+    return false;
+}
+
 static void share_with_input(ds_plan *p, ds_backend *backend, int step) {
     const ds_node *x = p->graph->nodes[p->steps[step]];
     ds_value_plan *v = value_of(p, x, 0);
@@ -217,7 +231,8 @@ static void share_with_input(ds_plan *p, ds_backend *backend, int step) {
     const ds_kernel *kernel = backend->ops->find_kernel(backend, x);
     for (int k = 0; kernel && k < x->n_inputs && k < 32; k++) {
         const ds_node *input = whole(x->inputs[k]);
-        if (kernel->in_place >> k & 1u && input && share(p, step, v, input, ds_type_size(type)))
+        if (kernel->in_place >> k & 1u && input && !is_read_otherwise(p, x, input) &&
+            share(p, step, v, input, ds_type_size(type)))
             return;
     }
 }

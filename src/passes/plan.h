@@ -47,6 +47,9 @@ ds_graph *ds_pass_contiguous(const ds_graph *g, ds_backend *backend);
 /* g must outlive the plan. */
 ds_status ds_plan_make(const ds_graph *g, ds_backend *backend, ds_plan *out);
 void ds_plan_free(ds_plan *plan);
+/* Where result k of x (k counts from x, which may itself be a further result) lies in the end:
+ * aliases are followed to the memory. */
+const ds_value_plan *ds_plan_root(const ds_plan *plan, const ds_node *x, int k);
 
 enum { DS_BUFFER_ALIGNMENT = 64 }; /* bytes: a cache line, and the widest vector */
 

@@ -38,10 +38,14 @@ static ds_status run_passes(pipeline *p, const ds_graph *model, ds_backend *back
     DS_TRY(advance(p, "model", ds_graph_rewrite(model, NULL, NULL)));
     if (o->precision != DS_PRECISION_FULL)
         DS_TRY(advance(p, "precision", ds_pass_precision(p->g, o->precision)));
+    if (o->no_fused_attention)
+        DS_TRY(advance(p, "unfuse_attention", ds_pass_unfuse_attention(p->g)));
     if (o->loss)
         DS_TRY(advance(p, "autodiff", ds_pass_autodiff(p->g, o->loss, o->accumulate)));
-    if (!o->no_fuse)
+    if (!o->no_fuse) {
         DS_TRY(advance(p, "fuse", ds_pass_fuse(p->g)));
+        DS_TRY(advance(p, "fuse_elementwise", ds_pass_fuse_elementwise(p->g)));
+    }
     if (o->loss && o->recompute != DS_RECOMPUTE_NONE)
         DS_TRY(advance(p, "recompute", ds_pass_recompute(p->g, o->recompute)));
     if (o->loss && o->offload != DS_OFFLOAD_NONE)
@@ -70,24 +74,6 @@ static void report_leaves(ds_program *p) {
     }
 }
 
-static void make_report(ds_program *p) {
-    report_leaves(p);
-    for (int s = 0; s < p->plan.n_steps; s++) {
-        const ds_node *x = p->graph->nodes[p->plan.steps[s]];
-        p->report.flops += ds_node_cost(x).flops;
-        if (s < p->plan.n_prologue)
-            p->report.derived += ds_type_size(&x->type);
-        for (int k = 0; k < ds_node_n_changed(x); k++)
-            p->changes_params = p->changes_params || x->inputs[k]->op == &ds_op_param;
-    }
-    p->report.working = p->plan.working_bytes + p->workspace_bytes;
-    p->report.host = p->plan.host_bytes;
-    p->report.n_kernels = (size_t)(p->plan.n_steps - p->plan.n_prologue);
-}
-
-/* ---- steps --------------------------------------------------------------------------------------
- */
-
 /* A hash of the expression that x is over parameters: op, attributes, inputs. */
 static uint64_t expression_key(const ds_node *x) {
     uint64_t key = ds_hash_name(x->op->name);
@@ -99,6 +85,50 @@ static uint64_t expression_key(const ds_node *x) {
         key = ds_mix64(key * 31 + expression_key(x->inputs[i]));
     return key;
 }
+
+static int by_key(const void *a, const void *b) {
+    const ds_derived *x = a, *y = b;
+    if (x->key != y->key)
+        return x->key < y->key ? -1 : 1;
+    return (x->size_bytes > y->size_bytes) - (x->size_bytes < y->size_bytes);
+}
+
+/* Bytes of derived values as the state holds them: one for each expression, though recomputation
+ * leaves several steps that make it. */
+static ds_status report_derived(ds_program *p) {
+    const size_t n = (size_t)p->plan.n_prologue;
+    ds_derived *made = ds_calloc(n + 1, sizeof *made);
+    if (!made)
+        return DS_OUT_OF_MEMORY;
+    for (size_t s = 0; s < n; s++) {
+        const ds_node *x = p->graph->nodes[p->plan.steps[s]];
+        made[s] = (ds_derived){.key = expression_key(x), .size_bytes = ds_type_size(&x->type)};
+    }
+    qsort(made, n, sizeof *made, by_key);
+    for (size_t s = 0; s < n; s++)
+        if (s == 0 || by_key(&made[s - 1], &made[s]) != 0)
+            p->report.derived += made[s].size_bytes;
+    free(made);
+    return DS_OK;
+}
+
+static ds_status make_report(ds_program *p) {
+    report_leaves(p);
+    DS_TRY(report_derived(p));
+    for (int s = 0; s < p->plan.n_steps; s++) {
+        const ds_node *x = p->graph->nodes[p->plan.steps[s]];
+        p->report.flops += ds_node_cost(x).flops;
+        for (int k = 0; k < ds_node_n_changed(x); k++)
+            p->changes_params = p->changes_params || x->inputs[k]->op == &ds_op_param;
+    }
+    p->report.working = p->plan.working_bytes + p->workspace_bytes;
+    p->report.host = p->plan.host_bytes;
+    p->report.n_kernels = (size_t)(p->plan.n_steps - p->plan.n_prologue);
+    return DS_OK;
+}
+
+/* ---- steps --------------------------------------------------------------------------------------
+ */
 
 static ds_status allocate_step(ds_program *p, int s) {
     ds_step *step = &p->steps[s];
@@ -188,7 +218,7 @@ static ds_status finish(ds_program *p, const ds_compile_opts *o) {
         DS_TRY(allocate_step(p, s));
     if (!o->plan_only)
         DS_TRY(prepare_steps(p));
-    make_report(p);
+    DS_TRY(make_report(p));
     if (!o->plan_only)
         DS_TRY(ds_working_memory_reserve(p->memory, p->report.working, p->report.host));
     return DS_OK;
@@ -210,6 +240,8 @@ ds_status ds_compile(const ds_graph *g, ds_state *state, ds_compile_opts opts, d
         ds_program_free(p);
         return status;
     }
+    if (opts.on_plan)
+        opts.on_plan(p, opts.context);
     *out = p;
     return DS_OK;
 }

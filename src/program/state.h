@@ -4,7 +4,7 @@
 
 #include "backend/backend.h"
 
-/* A value computed from parameters alone (a cast, a packed layout), shared by all programs of the
+/* A value computed from parameters alone (a cast), shared by all programs of the
  * state and made anew when the parameters have changed. */
 typedef struct ds_derived {
     uint64_t key; /* hash of the expression */

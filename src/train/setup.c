@@ -90,6 +90,7 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
         .recompute = recompute[t->config->memory.recompute],
         .offload = offload[t->config->memory.offload],
         .offload_path = t->config->memory.offload_path,
+        .no_fused_attention = !t->config->kernels.fused_attention,
         .no_fuse = !t->config->kernels.fuse,
         .plan_only = t->opts.plan_only,
     };
@@ -107,9 +108,11 @@ static ds_status make_programs(ds_trainer *t) {
     ds_model_build_packed(g, &t->model, t->micro_batch, t->seq_len, packing);
     ds_compile_opts opts = compile_opts(t);
     opts.on_stage = t->opts.on_stage;
+    opts.on_plan = t->opts.on_plan;
     opts.context = t->opts.context;
     ds_status status = ds_compile(g, t->state, opts, &t->first);
     opts.on_stage = NULL;
+    opts.on_plan = NULL;
     opts.share = t->first;
     if (status == DS_OK && t->max_micro > 1) {
         opts.accumulate = true;
@@ -118,6 +121,7 @@ static ds_status make_programs(ds_trainer *t) {
     if (status == DS_OK && t->validation_data) {
         const ds_compile_opts forward = {.precision = t->precision,
                                          .share = t->first,
+                                         .no_fused_attention = opts.no_fused_attention,
                                          .no_fuse = opts.no_fuse,
                                          .plan_only = opts.plan_only};
         status = ds_compile(g, t->state, forward, &t->evaluate);
@@ -241,7 +245,7 @@ void ds_trainer_print_plan(const ds_trainer *t, FILE *out) {
         {"parameters (f32)", t->memory.parameters},
         {"gradients (f32)", t->memory.gradients},
         {"optimizer state", t->memory.optimizer},
-        {"casts and packed weights", t->memory.derived},
+        {"low-precision copies", t->memory.derived},
         {"activations and temporaries", t->memory.working},
         {"offloaded activations", t->memory.host},
         {"inputs", t->memory.inputs},

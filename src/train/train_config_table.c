@@ -569,7 +569,8 @@ static const ds_config_key keys[] = {
      .type = DS_CONFIG_BOOL,
      AT(kernels.fused_attention),
      .fallback = "true",
-     .help = "attention by tiles, never storing the score matrix"},
+     .help = "attention by tiles, never storing the score matrix; false: by products, mask and "
+             "softmax over that matrix, for comparison"},
     {.path = "kernels.fuse",
      .type = DS_CONFIG_BOOL,
      AT(kernels.fuse),

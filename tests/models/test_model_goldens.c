@@ -199,6 +199,7 @@ static void check_family(const char *family) {
         check_logits(family, backend, (ds_compile_opts){0}, TOLERANCE);
         check_training(family, backend, (ds_compile_opts){.no_fuse = true}, TOLERANCE);
         check_training(family, backend, (ds_compile_opts){0}, TOLERANCE);
+        check_training(family, backend, (ds_compile_opts){.no_fused_attention = true}, TOLERANCE);
         check_training(family, backend, (ds_compile_opts){.recompute = DS_RECOMPUTE_SELECTIVE},
                        TOLERANCE);
         check_training(family, backend, (ds_compile_opts){.recompute = DS_RECOMPUTE_FULL},

@@ -170,11 +170,45 @@ static void test_errors_name_the_place(void **state) {
     ds_graph_free(g);
 }
 
+/* A result may be written over an input only if no other input reads the same memory in another
+ * order. */
+static void test_not_in_place_over_what_is_read_turned(void **state) {
+    (void)state;
+    enum { SIDE = 64 };
+    static float x[SIDE * SIDE], y[SIDE * SIDE];
+    ds_backend *cpu = NULL;
+    ds_state *tensors = NULL;
+    ds_program *p = NULL;
+    ds_graph *g = ds_graph_new();
+    ds_node *in = ds_graph_input(g, "x", DS_F32, 2, (int64_t[]){SIDE, SIDE});
+    ds_node *squares = ds_graph_unary(g, DS_SQUARE, in, 0);
+    ds_node *turned = ds_graph_permute(g, squares, (int[]){1, 0});
+    ds_graph_output(g, "y", ds_graph_sub(g, squares, turned));
+    for (int i = 0; i < SIDE * SIDE; i++)
+        x[i] = (float)i;
+    assert_int_equal(ds_backend_open("cpu", (ds_backend_opts){1}, &cpu), DS_OK);
+    assert_int_equal(ds_state_new(cpu, &tensors), DS_OK);
+    assert_int_equal(ds_compile(g, tensors, (ds_compile_opts){.no_fuse = true}, &p), DS_OK);
+    assert_int_equal(ds_program_write(p, "x", x, sizeof x), DS_OK);
+    assert_int_equal(ds_program_run(p), DS_OK);
+    assert_int_equal(ds_program_read(p, "y", y, sizeof y), DS_OK);
+    for (int i = 0; i < SIDE; i++)
+        for (int k = 0; k < SIDE; k++) {
+            const float a = x[i * SIDE + k], b = x[k * SIDE + i];
+            assert_true(y[i * SIDE + k] == a * a - b * b);
+        }
+    ds_program_free(p);
+    ds_graph_free(g);
+    ds_state_free(tensors);
+    ds_backend_close(cpu);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients_against_differences),
         cmocka_unit_test(test_accumulate_adds),
         cmocka_unit_test(test_errors_name_the_place),
+        cmocka_unit_test(test_not_in_place_over_what_is_read_turned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

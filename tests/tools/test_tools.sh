@@ -86,6 +86,20 @@ echo "wrong input is refused by name"
 refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
 refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
+$train --print-graph kernels.fused_attention=false >"$dir/out"
+grep -q "^%.* = softmax " "$dir/out" || fail "fused_attention: false: no softmax over scores"
+! sed '1,/^# after unfuse_attention$/d' "$dir/out" | grep -q "attention " ||
+    fail "fused_attention: false: attention is fused"
+refuse 2 "text or dot" $train --print-graph=foo
+$train --print-graph >"$dir/out"
+for stage in model precision autodiff fuse contiguous plan; do
+    grep -q "^# after $stage\$" "$dir/out" || fail "--print-graph: no stage $stage"
+done
+grep -q "^ .* matmul .* @ work+0x.* <- .*FLOP.* moved" "$dir/out" || fail "--print-graph: no place in the plan"
+$train --print-graph=text | cmp - "$dir/out" || fail "--print-graph=text is not the default"
+$train --print-graph=dot >"$dir/out"
+grep -q "matmul.*FLOP.* moved" "$dir/out" || fail "--print-graph=dot: no cost"
+[ "$(grep -c '^digraph' "$dir/out")" -eq "$(grep -c '^}$' "$dir/out")" ] || fail "--print-graph=dot: braces"
 refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
 refuse 2 "max-tokens 1.5: should be a whole number" "$bin/deepseek-generate" --model x -n 1.5
 refuse 2 "temperature warm: should be a number" "$bin/deepseek-generate" --model x --temperature warm
@@ -113,6 +127,13 @@ grep -q lerning_rate "$dir/err" || fail "the 301st override was lost: $(cat "$di
 refuse 1 "config.json" "$bin/deepseek-generate" --model "$dir" --prompt x
 "$bin/deepseek-plan" --model deepseek-175b --seq 2048 >"$dir/out"
 grep -q 174604259328 "$dir/out" || fail "deepseek-plan does not count 175 B"
+plan() { grep "$1" "$dir/out" | sed "s/.*$1 *//"; }
+[ "$(plan 'weights (f32 masters)')" = "650.5 GiB" ] || fail "deepseek-plan: 4 bytes a master"
+[ "$(plan 'weights (low-precision copies)')" = "325.2 GiB" ] || fail "deepseek-plan: 2 bytes a copy"
+[ "$(plan 'gradients (f32)')" = "650.5 GiB" ] || fail "deepseek-plan: 4 bytes a gradient"
+[ "$(plan 'optimizer state')" = "1.27 TiB" ] || fail "deepseek-plan: 8 bytes of AdamW"
+grep "total, recompute" "$dir/out" | awk '$5 != "TiB" || (NR > 1 && $4 >= last) { exit 1 } { last = $4 }' ||
+    fail "deepseek-plan: recomputing needs more than keeping: $(cat "$dir/out")"
 for tool in train tokenize generate plan; do
     "$bin/deepseek-$tool" --help | grep -q "deepseek-$tool" || fail "deepseek-$tool --help"
 done

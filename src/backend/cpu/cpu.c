@@ -18,6 +18,7 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_unary,
     &ds_cpu_binary,
     &ds_cpu_select,
+    &ds_cpu_fused_elementwise,
     &ds_cpu_cast,
     &ds_cpu_concat,
     &ds_cpu_contiguous,

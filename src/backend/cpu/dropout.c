@@ -1,16 +1,13 @@
 /* Dropout: the reference's own mask, drawn many counters at a time. */
 #include "backend/cpu/kernels.h"
-#include "base/rng.h"
 
 static ds_status run(const ds_kernel_args *args, ds_stream *stream) {
     (void)stream;
     const ds_dropout_attrs *a = args->node->attrs;
     const ds_tensor *x = &args->inputs[0], *out = &args->outputs[0];
     const int64_t n = ds_count(out->dims, out->rank), blocks = (n + DS_BLOCK - 1) / DS_BLOCK;
-    const int64_t per_sample = out->rank > 0 && out->dims[0] > 0 ? n / out->dims[0] : n;
-    const int64_t *seed = args->inputs[1].data;
-    const uint64_t key = ds_mix64((uint64_t)seed[DS_SEED_KEY] ^ a->place);
-    const uint64_t first = (uint64_t)(seed[DS_SEED_OFFSET] * per_sample);
+    const uint64_t key = ds_dropout_key(&args->inputs[1], a->place);
+    const uint64_t first = ds_dropout_first(&args->inputs[1], out);
 #pragma omp parallel for num_threads(ds_cpu_threads(n, args->n_threads)) schedule(static)
     for (int64_t i = 0; i < blocks; i++) {
         const int64_t start = i * DS_BLOCK, left = n - start;

@@ -1,6 +1,8 @@
 /* Element-wise ops over tensors of any strides, a block at a time. */
 #include "backend/cpu/kernels.h"
 
+enum { MOST_INPUTS = 3 }; /* of select */
+
 typedef void compute_block(const ds_node *node, const float *const *inputs, float *y, int64_t n);
 
 static ds_status run_blocks(const ds_kernel_args *args, compute_block *compute) {
@@ -12,8 +14,8 @@ static ds_status run_blocks(const ds_kernel_args *args, compute_block *compute) 
 #pragma omp parallel for num_threads(ds_cpu_threads(w.count, args->n_threads)) schedule(static)
     for (int64_t i = 0; i < w.n_pieces; i++) {
         const ds_piece p = ds_walk_piece(&w, i);
-        float buffers[DS_MAX_OPERANDS - 1][DS_BLOCK], result[DS_BLOCK];
-        const float *inputs[DS_MAX_OPERANDS - 1];
+        float buffers[MOST_INPUTS][DS_BLOCK], result[DS_BLOCK];
+        const float *inputs[MOST_INPUTS];
         for (int k = 0; k < args->n_inputs; k++)
             inputs[k] = ds_cpu_fetch(&args->inputs[k], p.offset[1 + k], w.inner_stride[1 + k], p.n,
                                      buffers[k]);

@@ -6,10 +6,10 @@
 #include "backend/cpu/simd/simd.h"
 #include "graph/ops/ops.h"
 
-/* copy.c, elementwise.c, reduce.c, index.c, topk.c, quantise.c */
+/* copy.c, elementwise.c, fused_elementwise.c, reduce.c, index.c, topk.c, quantise.c */
 extern const ds_kernel ds_cpu_cast, ds_cpu_contiguous, ds_cpu_concat, ds_cpu_fill, ds_cpu_assign,
     ds_cpu_accumulate, ds_cpu_cache_write;
-extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select;
+extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select, ds_cpu_fused_elementwise;
 extern const ds_kernel ds_cpu_reduce, ds_cpu_sum_of_squares;
 extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add, ds_cpu_moe_route;
 extern const ds_kernel ds_cpu_argmax, ds_cpu_topk;
@@ -61,7 +61,7 @@ bool ds_cpu_is_row_major(const ds_tensor *t);
 
 /* ---- walking over tensors of one shape ------------------------------------------------------- */
 
-enum { DS_MAX_OPERANDS = 4 };
+enum { DS_MAX_OPERANDS = 1 + DS_MAX_FUSED_OPERANDS }; /* the result and what it is made of */
 
 /* The shape of the operands, with axes that lie next to each other in all of them joined, cut into
  * pieces of at most DS_BLOCK elements of the last axis. */

@@ -12,14 +12,22 @@ static ds_status dropout_shape(const ds_node *node, ds_type *results) {
     return DS_OK;
 }
 
+uint64_t ds_dropout_key(const ds_tensor *seed, uint64_t place) {
+    return ds_mix64((uint64_t)((const int64_t *)seed->data)[DS_SEED_KEY] ^ place);
+}
+
+uint64_t ds_dropout_first(const ds_tensor *seed, const ds_tensor *out) {
+    const int64_t n = ds_count(out->dims, out->rank);
+    const int64_t per_sample = out->rank > 0 && out->dims[0] > 0 ? n / out->dims[0] : n;
+    return (uint64_t)(((const int64_t *)seed->data)[DS_SEED_OFFSET] * per_sample);
+}
+
 static void dropout_reference(const ds_kernel_args *args) {
     const ds_dropout_attrs *a = args->node->attrs;
     const ds_tensor *out = &args->outputs[0];
     const int64_t n = ds_count(out->dims, out->rank);
-    const int64_t per_sample = out->rank > 0 && out->dims[0] > 0 ? n / out->dims[0] : n;
-    const int64_t *seed = args->inputs[1].data;
-    const uint64_t key = ds_mix64((uint64_t)seed[DS_SEED_KEY] ^ a->place);
-    const uint64_t first = (uint64_t)(seed[DS_SEED_OFFSET] * per_sample);
+    const uint64_t key = ds_dropout_key(&args->inputs[1], a->place);
+    const uint64_t first = ds_dropout_first(&args->inputs[1], out);
     const float *x = args->inputs[0].data;
     float *y = out->data;
     for (int64_t i = 0; i < n; i++) {

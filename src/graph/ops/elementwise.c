@@ -38,6 +38,10 @@ static float sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
+const char *ds_unary_name(ds_unary kind) {
+    return unary_names[kind];
+}
+
 float ds_unary_value(ds_unary kind, float x, float alpha) {
     switch (kind) {
     case DS_NEG: return -x;
@@ -171,6 +175,10 @@ static const char *const binary_names[DS_BINARY_KINDS] = {
     [DS_GELU_GRAD] = "gelu_grad",
     [DS_GELU_TANH_GRAD] = "gelu_tanh_grad",
 };
+
+const char *ds_binary_name(ds_binary kind) {
+    return binary_names[kind];
+}
 
 float ds_binary_value(ds_binary kind, float a, float b) {
     switch (kind) {
@@ -399,7 +407,7 @@ static void cast_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults, 
         dinputs[0] = ds_graph_cast(g, dresults[0], dtype);
 }
 
-static double element(const ds_tensor *t, int64_t i) {
+double ds_tensor_element(const ds_tensor *t, int64_t i) {
     switch (t->dtype) {
     case DS_I8: return ((const int8_t *)t->data)[i];
     case DS_U8: return ((const uint8_t *)t->data)[i];
@@ -413,7 +421,7 @@ static void cast_reference(const ds_kernel_args *args) {
     const ds_tensor *out = &args->outputs[0];
     const int64_t n = ds_count(out->dims, out->rank);
     for (int64_t i = 0; i < n; i++) {
-        const double x = element(&args->inputs[0], i);
+        const double x = ds_tensor_element(&args->inputs[0], i);
         switch (out->dtype) {
         case DS_I8: ((int8_t *)out->data)[i] = (int8_t)x; break;
         case DS_U8: ((uint8_t *)out->data)[i] = (uint8_t)x; break;

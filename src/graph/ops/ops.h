@@ -40,8 +40,39 @@ typedef struct ds_binary_attrs {
 typedef struct ds_cast_attrs {
     ds_dtype dtype;
 } ds_cast_attrs;
+const char *ds_unary_name(ds_unary kind);
+const char *ds_binary_name(ds_binary kind);
+/* Element i of a row-major tensor whose floats are f32: what reference kernels are given. */
+double ds_tensor_element(const ds_tensor *t, int64_t i);
 float ds_unary_value(ds_unary kind, float x, float alpha);
 float ds_binary_value(ds_binary kind, float a, float b);
+
+/* fused_elementwise.c (made by the fuse_elementwise pass): operands of the result's shape[, seed] → y.
+ */
+extern const ds_op ds_op_fused_elementwise;
+enum { DS_MAX_INSTRUCTIONS = 16, DS_MAX_FUSED_OPERANDS = 7 };
+typedef enum ds_step_kind {
+    DS_STEP_UNARY,
+    DS_STEP_BINARY,
+    DS_STEP_SELECT,
+    DS_STEP_DROPOUT,
+    DS_STEP_KINDS
+} ds_step_kind;
+typedef struct ds_instruction {
+    ds_step_kind step;
+    int kind;       /* a ds_unary or ds_binary */
+    float alpha;    /* of the unary; the probability of dropout */
+    int args[3];    /* k: operand k; n_operands + k: the result of instruction k */
+    uint64_t place; /* of dropout */
+} ds_instruction;
+typedef struct ds_fused_elementwise_attrs {
+    ds_dtype dtype; /* of the result, which is the last instruction's */
+    int n;
+    uint64_t is_random; /* the last input is the seed (a whole word: no padding) */
+    ds_instruction list[DS_MAX_INSTRUCTIONS];
+} ds_fused_elementwise_attrs;
+int ds_instruction_args(const ds_instruction *i); /* how many it reads */
+int ds_fused_operands(const ds_node *node);       /* inputs less the seed */
 
 /* view.c */
 extern const ds_op ds_op_reshape, ds_op_permute, ds_op_slice, ds_op_broadcast, ds_op_concat,
@@ -138,6 +169,9 @@ typedef struct ds_dropout_attrs {
     float p;
     uint64_t place; /* stream of random numbers */
 } ds_dropout_attrs;
+/* The key of this run and place, and the counter of the result's first element. */
+uint64_t ds_dropout_key(const ds_tensor *seed, uint64_t place);
+uint64_t ds_dropout_first(const ds_tensor *seed, const ds_tensor *out);
 
 /* conv.c */
 extern const ds_op ds_op_conv2d, ds_op_conv2d_input_grad, ds_op_conv2d_weight_grad;

@@ -12,6 +12,7 @@ const ds_op *const ds_all_ops[] = {
     &ds_op_binary,
     &ds_op_select,
     &ds_op_cast,
+    &ds_op_fused_elementwise,
     &ds_op_stop_gradient,
     &ds_op_reshape,
     &ds_op_permute,
