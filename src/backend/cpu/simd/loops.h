@@ -47,5 +47,6 @@ void SIMD(dropout)(uint64_t key, uint64_t first, float p, const float *x, float 
 void SIMD(adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
 void SIMD(sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
 void SIMD(lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
+double SIMD(multiply_adds)(int64_t n_rounds, float *sum);
 
 #endif
