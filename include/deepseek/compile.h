@@ -43,8 +43,9 @@ typedef struct ds_backend_info {
 DS_API ds_status ds_backend_open(const char *name, ds_backend_opts opts, ds_backend **out);
 DS_API void ds_backend_close(ds_backend *backend);
 DS_API const ds_backend_info *ds_backend_get_info(const ds_backend *backend);
-/* Floating-point operations a second that matrix products of this dtype reach here at best, measured
- * on the first call (some tenths of a second); 0: unknown. */
+/* Floating-point operations a second that this device can do at best with products of this dtype,
+ * measured on the first call (some hundredths of a second); 0: unknown. A dtype without instructions
+ * of its own goes through f32, and f32's peak is its limit. */
 DS_API double ds_backend_peak_flops(ds_backend *backend, ds_dtype dtype);
 
 /* ---- state --------------------------------------------------------------------------------- */

@@ -1,21 +1,24 @@
-/* The machine's own limits, found by trying: matrix products by oneDNN with packed weights and by
- * AMX tiles, the fastest ways to multiply that this library has, over a few shapes that stay in a
- * core's own cache; and two ways of streaming through arrays that do not. The best of all tries
- * counts, since whatever disturbs a measurement only makes it slower.
+/* The machine's own limits, found by trying: multiply-adds in registers, which is what f32 can do
+ * at best; matrix products by oneDNN with packed weights and by AMX tiles over a few shapes that
+ * stay in a core's own cache, for the dtypes with instructions of their own; and two ways of
+ * streaming through arrays that are too large for any cache. The best of all tries counts, since
+ * whatever disturbs a measurement only makes it slower.
  *
- * For products every thread works and is timed alone, all at once, and the rates are added: where
+ * For arithmetic every thread works and is timed alone, all at once, and the rates are added: where
  * other programs hold a core now and then, threads that wait for each other would show those
  * programs' time slices instead of the machine. */
 #include "backend/cpu/limits.h"
 
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backend/cpu/dnnl.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/half.h"
+#include "deepseek/tensor.h"
 
 #include <omp.h>
 
@@ -137,8 +140,8 @@ static ds_status try_tiles(double deadline, double *best) {
     return status;
 }
 
-/* What the calling thread reaches alone. */
-static ds_status measure_thread(ds_dtype dtype, double end, double *best) {
+/* What the calling thread reaches alone, with products of dtype. */
+static ds_status try_products(ds_dtype dtype, double end, double *best) {
     if (dtype == DS_BF16)
         DS_TRY(try_tiles(ds_clock_s() + (end - ds_clock_s()) / (N_SHAPES + 1), best));
     for (int i = 0; i < N_SHAPES; i++) {
@@ -153,27 +156,72 @@ static ds_status measure_thread(ds_dtype dtype, double end, double *best) {
     return DS_OK;
 }
 
-static ds_status measure_products(ds_dtype dtype, double budget_s, double *flops_per_s) {
+/* ---- multiply-adds --------------------------------------------------------------------------- */
+
+/* What the calling thread reaches alone, with any instruction set: the widest need not win. */
+static ds_status try_multiply_adds(double end, double *best) {
+    enum { ROUNDS = 1 << 14 }; /* some 30 µs: seldom disturbed, long for the clock */
+    const ds_simd *tables[4];
+    const int n_tables = ds_simd_all(tables, 4);
+    for (int i = 0; i < n_tables; i++) {
+        const double deadline = ds_clock_s() + (end - ds_clock_s()) / (n_tables - i);
+        for (int repeat = 0; repeat < 2 || ds_clock_s() < deadline; repeat++) {
+            float sum = 0;
+            const double start = ds_clock_s();
+            const double flops = tables[i]->multiply_adds(ROUNDS, &sum);
+            const double seconds = ds_clock_s() - start;
+            if (seconds > 0 && sum > 0 && flops / seconds > *best)
+                *best = flops / seconds;
+        }
+    }
+    return DS_OK;
+}
+
+static ds_status try_arithmetic(ds_cpu_limit_kind kind, double end, double *best) {
+    switch (kind) {
+    case DS_LIMIT_BF16: return try_products(DS_BF16, end, best);
+    case DS_LIMIT_I8: return try_products(DS_I8, end, best);
+    default: return try_multiply_adds(end, best);
+    }
+}
+
+static ds_status measure_arithmetic(ds_cpu_limit_kind kind, double budget_s, double *per_s) {
     double total = 0;
     ds_status failed = DS_OK;
 #pragma omp parallel reduction(+ : total)
     {
         double best = 0;
         omp_set_num_threads(1); /* of this thread's products; the setting ends with the region */
-        const ds_status status = measure_thread(dtype, ds_clock_s() + budget_s, &best);
+        const ds_status status = try_arithmetic(kind, ds_clock_s() + budget_s, &best);
         total += best;
         if (status != DS_OK) {
 #pragma omp critical
             failed = status;
         }
     }
-    *flops_per_s = total;
+    *per_s = total;
     return failed == DS_OK ? DS_OK
-                           : ds_fail(failed, "cannot measure products of %s: %s",
-                                     ds_dtype_name(dtype), ds_status_string(failed));
+                           : ds_fail(failed, "cannot measure the processor's peak: %s",
+                                     ds_status_string(failed));
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
+
+static size_t last_cache_bytes(void) {
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return size > 0 ? (size_t)size : 0;
+#else
+    return 0;
+#endif
+}
+
+size_t ds_cpu_stream_bytes(void) {
+    const size_t least = (size_t)1 << 30, beyond_cache = 4 * last_cache_bytes();
+    const size_t physical = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    const size_t wanted = beyond_cache > least ? beyond_cache : least;
+    return wanted < physical / 4 ? wanted : physical / 4;
+}
 
 /* Each thread walks its own part; both ways read x, and write y or update it. */
 static double stream_once(float *x, float *y, int64_t n, bool copies) {
@@ -192,17 +240,31 @@ static double stream_once(float *x, float *y, int64_t n, bool copies) {
     return streams * (double)n * sizeof *x / (ds_clock_s() - start);
 }
 
+/* Pages that were never written are all one page of zeros, which is read from the cache: both
+ * arrays are written first. */
+static void touch(float *x, int64_t n) {
+    const ds_simd *simd = ds_cpu_simd();
+#pragma omp parallel
+    {
+        const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
+        const int64_t from = n * part / parts, to = n * (part + 1) / parts;
+        simd->fill(1, x + from, to - from);
+    }
+}
+
 static ds_status measure_memory(double budget_s, double *bytes_per_s) {
-    enum { QUICK_MB = 64, THOROUGH_MB = 512 };
-    const double thorough_s = 0.5; /* first touching the arrays alone takes that long */
-    const int64_t n = (int64_t)(budget_s < thorough_s ? QUICK_MB : THOROUGH_MB) << 18;
+    const int64_t n = (int64_t)(ds_cpu_stream_bytes() / (2 * sizeof(float)));
     const size_t bytes = (size_t)n * sizeof(float);
-    const double end = ds_clock_s() + budget_s;
     float *x = ds_pages_alloc(bytes), *y = ds_pages_alloc(bytes);
     *bytes_per_s = 0;
-    for (int i = 0; x && y && (i < 4 || ds_clock_s() < end); i++) {
+    if (x && y) {
+        touch(x, n);
+        touch(y, n);
+    }
+    const double end = ds_clock_s() + budget_s;
+    for (int i = 0; x && y && (i < 2 || ds_clock_s() < end); i++) {
         const double rate = stream_once(x, y, n, i % 2 == 0);
-        if (i > 0 && rate > *bytes_per_s) /* the first run maps the pages */
+        if (rate > *bytes_per_s)
             *bytes_per_s = rate;
     }
     const ds_status status = x && y ? DS_OK : DS_OUT_OF_MEMORY;
@@ -211,33 +273,29 @@ static ds_status measure_memory(double budget_s, double *bytes_per_s) {
     return status;
 }
 
-/* ---- all of it, once ------------------------------------------------------------------------- */
+/* ---- each of them, once ---------------------------------------------------------------------- */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static ds_cpu_limits known; /* n_threads 0: nothing yet */
-static double known_budget_s;
+static struct {
+    int n_threads; /* 0: not measured yet */
+    double budget_s, per_s;
+} known[DS_LIMITS];
 
-static ds_status measure(double budget_s, ds_cpu_limits *out) {
-    const double part = budget_s / 4;
-    *out = (ds_cpu_limits){.n_threads = omp_get_max_threads()};
-    DS_TRY(measure_products(DS_F32, part, &out->f32_flops_per_s));
-    DS_TRY(measure_products(DS_BF16, part, &out->bf16_flops_per_s));
-    DS_TRY(measure_products(DS_I8, part, &out->i8_ops_per_s));
-    return measure_memory(part, &out->bytes_per_s);
-}
-
-ds_status ds_cpu_limits_measure(ds_cpu_limits *out, double budget_s) {
+ds_status ds_cpu_limit(ds_cpu_limit_kind kind, double budget_s, double *per_s) {
     ds_status status = DS_OK;
+    const int n_threads = omp_get_max_threads();
     pthread_mutex_lock(&lock);
-    if (known.n_threads != omp_get_max_threads() || known_budget_s < budget_s) {
-        ds_cpu_limits found;
-        status = measure(budget_s, &found);
+    if (known[kind].n_threads != n_threads || known[kind].budget_s < budget_s) {
+        double found = 0;
+        status = kind == DS_LIMIT_MEMORY ? measure_memory(budget_s, &found)
+                                         : measure_arithmetic(kind, budget_s, &found);
         if (status == DS_OK) {
-            known = found;
-            known_budget_s = budget_s;
+            known[kind].n_threads = n_threads;
+            known[kind].budget_s = budget_s;
+            known[kind].per_s = found;
         }
     }
-    *out = known;
+    *per_s = known[kind].per_s;
     pthread_mutex_unlock(&lock);
     return status;
 }

@@ -2,18 +2,26 @@
 #ifndef DS_CPU_LIMITS_H
 #define DS_CPU_LIMITS_H
 
-#include "deepseek/tensor.h"
+#include "deepseek/status.h"
 
-typedef struct ds_cpu_limits {
-    int n_threads;                         /* with which the rest was measured */
-    double f32_flops_per_s;                /* matrix products, a multiply-add counted as two */
-    double bf16_flops_per_s, i8_ops_per_s; /* 0: oneDNN has no fast one for this processor */
-    double bytes_per_s;                    /* main memory, read and written bytes together */
-} ds_cpu_limits;
+#include <stddef.h>
 
-/* Measures for about budget_s seconds (0.3 is enough for a display, 5 for a table), with as many
- * threads as OpenMP is set to. Keeps the answer: later calls with the same number of threads and no
- * larger a budget cost nothing. A busy machine looks slower than it is. Any thread may call. */
-ds_status ds_cpu_limits_measure(ds_cpu_limits *out, double budget_s);
+typedef enum ds_cpu_limit_kind {
+    DS_LIMIT_F32,  /* FLOP/s, a multiply-add counted as two, in registers */
+    DS_LIMIT_BF16, /* FLOP/s of matrix products in cache; 0: the processor has no way of its own */
+    DS_LIMIT_I8,   /* OP/s, likewise */
+    DS_LIMIT_MEMORY, /* bytes a second of main memory, read and written together */
+    DS_LIMITS
+} ds_cpu_limit_kind;
+
+/* One limit, measured for about budget_s seconds (0.05 is enough for a display, 1 for a table;
+ * memory takes half a second at least), with as many threads as OpenMP is set to. Keeps the answer:
+ * later calls with the same number of threads and no larger a budget cost nothing. A busy machine
+ * looks slower than it is. Any thread may call. */
+ds_status ds_cpu_limit(ds_cpu_limit_kind kind, double budget_s, double *per_s);
+
+/* Bytes that DS_LIMIT_MEMORY streams through: four times the last cache and 1 GB at least, but no
+ * more than a quarter of the machine's memory. */
+size_t ds_cpu_stream_bytes(void);
 
 #endif

@@ -57,5 +57,6 @@ void SIMD(fake_quantise_grad)(const float *dy, const float *x, float scale, floa
 void SIMD(adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
 void SIMD(sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
 void SIMD(lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
+double SIMD(multiply_adds)(int64_t n_rounds, float *sum);
 
 #endif

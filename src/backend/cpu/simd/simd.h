@@ -92,6 +92,11 @@ typedef struct ds_simd {
     void (*adamw)(const ds_update *u, float *p, float *m, float *v, const float *grad, int64_t n);
     void (*sgd)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
     void (*lion)(const ds_update *u, float *p, float *m, const float *grad, int64_t n);
+
+    /* For measuring the processor's peak: independent multiply-adds in registers, n_rounds ≥ 1 of
+     * them. *sum is 0 before; after, some number made of all results, so that none is left out.
+     * Returns the floating-point operations done. */
+    double (*multiply_adds)(int64_t n_rounds, float *sum);
 } ds_simd;
 
 /* The best table for the processor at hand. */

@@ -48,4 +48,5 @@ const ds_simd SIMD(table) = {
     .adamw = SIMD(adamw),
     .sgd = SIMD(sgd),
     .lion = SIMD(lion),
+    .multiply_adds = SIMD(multiply_adds),
 };

@@ -1,0 +1,41 @@
+# Fields of flat lines of JSON, and pieces that the tables share.
+
+# The value of a field: text without quotes, numbers as they are, "" if there is none.
+function field(name,    at, rest) {
+    at = index($0, "\"" name "\": ")
+    if (!at)
+        return ""
+    rest = substr($0, at + length(name) + 4)
+    if (substr(rest, 1, 1) == "\"") {
+        rest = substr(rest, 2)
+        return substr(rest, 1, index(rest, "\"") - 1)
+    }
+    sub(/[,}].*/, "", rest)
+    return rest == "null" ? "" : rest
+}
+
+# The machine's limits, from the line that bench_machine_limits printed.
+function take_limits() {
+    threads = field("threads")
+    f32 = field("f32_flops_per_s")
+    bf16 = field("bf16_flops_per_s")
+    i8 = field("i8_ops_per_s")
+    memory = field("bytes_per_s")
+    through_f32 = field("bf16_through_f32") == "true"
+}
+
+function print_limits() {
+    if (f32)
+        printf "limits of this machine, measured in this run with %d threads: f32 %.1f GFLOP/s, bf16 %.1f GFLOP/s%s, memory %.1f GB/s\n",
+            threads, f32 / 1e9, bf16 / 1e9, through_f32 ? " (through f32)" : "", memory / 1e9
+}
+
+function seconds_text(s) {
+    s += 0
+    return s >= 100 ? sprintf("%.0f s", s) : s >= 1 ? sprintf("%.2f s", s) : s >= 1e-3 ? sprintf("%.2f ms", s * 1e3) : sprintf("%.1f us", s * 1e6)
+}
+
+function bytes_text(b) {
+    b += 0
+    return b >= 1e9 ? sprintf("%.2f GB", b / 1e9) : sprintf("%.1f MB", b / 1e6)
+}

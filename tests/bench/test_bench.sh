@@ -1,0 +1,50 @@
+#!/bin/bash
+# The benchmarks' programs and tables on the smallest work there is: that they run, take turns, leave
+# out a peer that fails, and that the tables show what was measured. Nothing here looks at a time.
+set -u
+build="$(cd "$1" && pwd)"
+cd "$(dirname "$0")/../.."
+programs="$build/bench"
+[ -x "$programs/bench_in_turn" ] || { echo "skipped: no benchmarks were built"; exit 77; }
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+failures=0
+expect() { # $1: what, $2: pattern, $3: text
+    grep -Eq -e "$2" <<<"$3" || { echo "FAILED: $1: no \"$2\" in:"; echo "$3"; failures=$((failures + 1)); }
+}
+table() { awk -f bench/tables/json.awk -f "bench/tables/$1.awk" "$work/lines"; }
+
+echo 'echo ready; while read -r case; do echo "{\"a\": \"$case\"}"; done; echo "{\"a\": \"end\"}"' >"$work/a.sh"
+echo 'echo ready; read -r case; echo "{\"b\": \"$case\"}"; exit 3' >"$work/dies.sh"
+turns="$(printf 'one\ntwo\n' | "$programs/bench_in_turn" sh "$work/a.sh" ++ sh "$work/dies.sh" ++ false 2>"$work/errors")"
+[ $? -eq 0 ] || { echo "FAILED: a peer's failure is not ours"; failures=$((failures + 1)); }
+expect "turns" '^\{"a": "one"\} \{"b": "one"\} \{"a": "two"\} \{"a": "end"\} $' "$(tr '\n' ' ' <<<"$turns")"
+expect "the peer that died" 'sh ended in the middle' "$(cat "$work/errors")"
+expect "the peer that never came" 'false ended before' "$(cat "$work/errors")"
+printf 'one\ntwo\n' | "$programs/bench_in_turn" sh "$work/dies.sh" ++ sh "$work/a.sh" >/dev/null 2>&1 &&
+    { echo "FAILED: our own failure is one"; failures=$((failures + 1)); }
+
+limits='{"machine_limits": true, "threads": 2, "f32_flops_per_s": 2e11, "bf16_flops_per_s": 2e11, "bf16_through_f32": true, "i8_ops_per_s": 3e11, "bytes_per_s": 2e10}'
+echo "$limits" >"$work/lines"
+printf 'step\nstep\n' | "$programs/bench_in_turn" "$programs/bench_train_step" tiny 1 16 bf16 --paced >>"$work/lines"
+echo '{"who": "torch 2 eager", "model": "tiny", "batch": 1, "seq_len": 16, "precision": "fp32", "step_s": 2, "tokens_per_s": 8}' >>"$work/lines"
+expect "steps by request" '"steps": 2,.*"update_s": 0\.' "$(cat "$work/lines")"
+expect "the peer of the table" 'torch 2 eager, fp32 +2\.00 s +8\.0' "$(table train_step)"
+expect "the limits of the table" 'f32 200\.0 GFLOP/s.*memory 20\.0 GB/s' "$(table train_step)"
+
+echo "$limits" >"$work/lines"
+grep -v '^#' bench/kernels_small.txt >"$work/cases"
+"$programs/bench_kernels" --seconds 0 <"$work/cases" | grep '^{' >>"$work/lines"
+echo '{"who": "torch 2", "case": "adamw f32 1048576", "seconds": 10}' >>"$work/lines"
+cases="$(grep -c . "$work/cases")" rows="$(table kernels | grep -c '%')"
+[ "$rows" -eq $((cases + 1)) ] || { echo "FAILED: $rows rows of $cases cases"; table kernels; failures=$((failures + 1)); }
+expect "the peer of a kernel" 'adamw f32 1048576 .*10\.00 s' "$(table kernels)"
+
+"$programs/bench_checkpoint" tiny "$work" 1 >"$work/lines"
+"$programs/bench_startup" ours "gpt2 model" "step 1/" -- printf 'gpt2 model\nx\nstep 1/1\n' >>"$work/lines"
+expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lines")"
+expect "checkpoints" 'write: tensors, MD5, synced +[0-9.]+ GB/s' "$(table startup)"
+[ -z "$(ls "$work" | grep checkpoint)" ] || { echo "FAILED: a checkpoint was left behind"; failures=$((failures + 1)); }
+
+[ "$failures" -eq 0 ] && echo "all passed"
+exit "$((failures > 0))"
