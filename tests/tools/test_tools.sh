@@ -43,6 +43,23 @@ a="$("$bin/deepseek-generate" --model "$dir/run" --prompt "In" --max-tokens 20 -
 b="$("$bin/deepseek-generate" --model "$dir/run" --prompt "In" --max-tokens 20 --seed 3)"
 [ "$a" = "$b" ] || fail "the same seed writes two texts"
 
+echo "a model is what it was when it was written"
+cp -r "$dir/run/checkpoints/step-00000040" "$dir/model"
+rm "$dir/model/optimizer.safetensors" # not needed for writing
+"$bin/deepseek-generate" --model "$dir/model" --prompt "In" --max-tokens 2 >"$dir/out"
+flip() { # changes the last byte of a file
+    size="$(wc -c <"$1")"
+    byte="$(tail -c 1 "$1" | od -An -tu1)"
+    # shellcheck disable=SC2059 # the octal number is the format
+    printf "\\$(printf %03o $((byte ^ 1)))" | dd of="$1" bs=1 seek=$((size - 1)) conv=notrunc 2>/dev/null
+}
+flip "$dir/model/model.safetensors"
+refuse 1 "model/model.safetensors: its MD5 sum" "$bin/deepseek-generate" --model "$dir/model" --prompt "In"
+flip "$dir/run/checkpoints/step-00000040/model.safetensors"
+"$bin/deepseek-generate" --model "$dir/run" --prompt "In" --max-tokens 2 >"$dir/out" 2>"$dir/err"
+grep -q "passing over a damaged checkpoint: .*step-00000040/model.safetensors" "$dir/err" ||
+    fail "the damaged checkpoint was passed over in silence"
+
 echo "SIGTERM saves and ends well; the same command goes on"
 rm -rf "$dir/run"
 : >"$dir/out"
