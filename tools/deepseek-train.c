@@ -1,13 +1,16 @@
 /* deepseek-train: trains a model as a YAML file says. */
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/supervise.h"
 #include "deepseek/train.h"
+#include "train/checkpoint.h"
 
 static const char USAGE[] =
     "usage: deepseek-train --config FILE [options] [key=value …]\n"
@@ -115,12 +118,16 @@ static int parse(int argc, char **argv, arguments *a) {
 }
 
 static ds_trainer *running; /* what the signal handler stops */
-static volatile sig_atomic_t n_signals;
+static volatile sig_atomic_t is_stopping;
 static volatile sig_atomic_t deadline_s;
 
-static void on_signal(int signal) {
-    if (n_signals++ > 0)
+static void on_signal(int signal, siginfo_t *info, void *context) {
+    (void)context;
+    if (ds_supervise_count_signal(info) > 1)
         _exit(128 + signal); /* asked twice: at once */
+    if (is_stopping)
+        return; /* the same request by way of the supervisor */
+    is_stopping = 1;
     ds_trainer_stop(running);
     alarm((unsigned)deadline_s);
 }
@@ -134,11 +141,13 @@ static void on_deadline(int signal) {
 }
 
 static void install_handlers(void) {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    action.sa_handler = on_deadline;
-    sigaction(SIGALRM, &action, NULL);
+    struct sigaction stop = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
+    sigaddset(&stop.sa_mask, SIGINT); /* one at a time, or two would count alike */
+    sigaddset(&stop.sa_mask, SIGTERM);
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGTERM, &stop, NULL);
+    const struct sigaction deadline = {.sa_handler = on_deadline};
+    sigaction(SIGALRM, &deadline, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 
@@ -190,6 +199,45 @@ static int train(const ds_train_config *config, arguments *a) {
     return status;
 }
 
+/* The step of the newest checkpoint, which the next life of the run would go on from. */
+static int64_t checkpointed_step(void *context) {
+    const ds_train_config *config = context;
+    char folder[PATH_MAX], path[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s/checkpoints", config->checkpoint.directory);
+    return ds_checkpoint_newest(folder, path);
+}
+
+/* Tells the newest checkpoint from any other, whatever their names; 0: there is none. */
+static ino_t newest_checkpoint(const ds_train_config *config) {
+    char folder[PATH_MAX], path[PATH_MAX];
+    struct stat st;
+    snprintf(folder, sizeof folder, "%s/checkpoints", config->checkpoint.directory);
+    return ds_checkpoint_newest(folder, path) >= 0 && stat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+/* Works under a supervisor. A life after the first goes on from what the ones before it wrote,
+ * whatever checkpoint.resume said to the first. */
+static int supervised(ds_train_config *config, arguments *a) {
+    static char own[] = "auto";
+    const ds_supervise_opts opts = {.max_restarts = config->supervise.max_restarts,
+                                    .backoff_s = config->supervise.backoff_s,
+                                    .max_backoff_s = config->supervise.max_backoff_s,
+                                    .progress = checkpointed_step,
+                                    .context = config};
+    const ino_t first = newest_checkpoint(config);
+    int restarts = 0;
+    const int status = ds_supervise(opts, &restarts);
+    if (status >= 0)
+        return status;
+    char *const resume = config->checkpoint.resume;
+    const ino_t newest = restarts > 0 ? newest_checkpoint(config) : 0;
+    if (newest != 0 && newest != first)
+        config->checkpoint.resume = own;
+    const int ended = train(config, a);
+    config->checkpoint.resume = resume;
+    return ended;
+}
+
 int main(int argc, char **argv) {
     arguments a = {0};
     const int early = parse(argc, argv, &a);
@@ -202,12 +250,7 @@ int main(int argc, char **argv) {
     }
     const bool supervise =
         (a.supervise || config.supervise.enabled) && !a.dry_run && !a.print_graph;
-    const ds_supervise_opts opts = {.max_restarts = config.supervise.max_restarts,
-                                    .backoff_s = config.supervise.backoff_s,
-                                    .max_backoff_s = config.supervise.max_backoff_s};
-    int status = supervise ? ds_supervise(opts) : -1;
-    if (status < 0) /* not supervised, or we are the supervised child */
-        status = train(&config, &a);
+    const int status = supervise ? supervised(&config, &a) : train(&config, &a);
     ds_train_config_free(&config);
     return status;
 }
