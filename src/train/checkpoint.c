@@ -222,7 +222,7 @@ static ds_status write_tensors(ds_checkpoint_writer *w, const char *path, bool p
 }
 
 static ds_status write_contents(ds_checkpoint_writer *w, const char *folder) {
-    char path[PATH_MAX], md5[DS_MD5_HEX];
+    char path[PATH_MAX], md5[DS_MD5_HEX] = "";
     ds_text sums = {0};
     ds_status status = DS_OK;
     for (int params = 1; params >= 0 && status == DS_OK; params--) {
