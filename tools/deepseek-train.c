@@ -1,13 +1,18 @@
 /* deepseek-train: trains a model as a YAML file says. */
+#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <math.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/supervise.h"
 #include "deepseek/train.h"
 #include "train/checkpoint.h"
@@ -117,38 +122,60 @@ static int parse(int argc, char **argv, arguments *a) {
     return -1;
 }
 
-static ds_trainer *running; /* what the signal handler stops */
-static volatile sig_atomic_t is_stopping;
-static volatile sig_atomic_t deadline_s;
+/* ---- signals ------------------------------------------------------------------------------------
+ * A thread waits for them and no handler is installed: oneDNN's kernels use the stack pointer as
+ * one more register, and the frame of a handler would be written over whatever it points to. */
 
-static void on_signal(int signal, siginfo_t *info, void *context) {
-    (void)context;
-    if (ds_supervise_count_signal(info) > 1)
-        _exit(128 + signal); /* asked twice: at once */
-    if (is_stopping)
-        return; /* the same request by way of the supervisor */
-    is_stopping = 1;
-    ds_trainer_stop(running);
-    alarm((unsigned)deadline_s);
-}
+typedef struct stop_watch {
+    pthread_t thread;
+    sigset_t signals;
+    _Atomic(ds_trainer *) running; /* NULL: not made yet, there is nothing to save */
+    double deadline_s;             /* for the last checkpoint, from the first signal on */
+} stop_watch;
 
-static void on_deadline(int signal) {
-    (void)signal;
+static void pass_deadline(void) {
     static const char text[] = "\ndeepseek-train: the deadline passed before the checkpoint was "
                                "written; the one before it is whole\n";
     (void)!write(STDERR_FILENO, text, sizeof text - 1);
-    _exit(1);
+    _exit(FAILED);
 }
 
-static void install_handlers(void) {
-    struct sigaction stop = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO};
-    sigaddset(&stop.sa_mask, SIGINT); /* one at a time, or two would count alike */
-    sigaddset(&stop.sa_mask, SIGTERM);
-    sigaction(SIGINT, &stop, NULL);
-    sigaction(SIGTERM, &stop, NULL);
-    const struct sigaction deadline = {.sa_handler = on_deadline};
-    sigaction(SIGALRM, &deadline, NULL);
+static void *wait_for_signals(void *context) {
+    stop_watch *watch = context;
+    double end_s = 0; /* on the clock; 0: not stopping */
+    for (;;) {
+        siginfo_t info;
+        const double left_s = end_s > 0 ? fmax(end_s - ds_clock_s(), 0) : 0;
+        const struct timespec left = {(time_t)left_s, (long)(fmod(left_s, 1) * 1e9)};
+        const int signal = end_s > 0 ? sigtimedwait(&watch->signals, &info, &left)
+                                     : sigwaitinfo(&watch->signals, &info);
+        if (signal < 0 && errno == EAGAIN)
+            pass_deadline();
+        if (signal < 0)
+            continue;
+        ds_trainer *trainer = atomic_load(&watch->running);
+        if (ds_supervise_count_signal(&info) > 1 || !trainer)
+            _exit(128 + signal); /* asked twice: at once */
+        ds_trainer_stop(trainer);
+        if (end_s == 0)
+            end_s = ds_clock_s() + watch->deadline_s;
+    }
+    return NULL;
+}
+
+/* Before any other thread is there: all inherit what is blocked. */
+static bool watch_begin(stop_watch *watch) {
+    sigemptyset(&watch->signals);
+    sigaddset(&watch->signals, SIGINT);
+    sigaddset(&watch->signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &watch->signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    return pthread_create(&watch->thread, NULL, wait_for_signals, watch) == 0;
+}
+
+static void watch_end(stop_watch *watch) {
+    pthread_cancel(watch->thread);
+    pthread_join(watch->thread, NULL);
 }
 
 static void print_stage(const char *stage, const ds_graph *g, void *context) {
@@ -171,30 +198,38 @@ static int fail_to_start(ds_status status) {
     return is_lasting ? DS_EXIT_WRONG_INPUT : FAILED;
 }
 
-static int train(const ds_train_config *config, arguments *a) {
-    ds_trainer_opts opts = {.progress_fd = a->dry_run ? -1 : STDOUT_FILENO,
-                            .plan_only = a->dry_run};
+/* --dry-run and --print-graph. */
+static int show_plan(const ds_train_config *config, arguments *a) {
+    ds_trainer_opts opts = {.progress_fd = -1, .plan_only = true};
     if (a->print_graph) {
         opts.on_stage = print_stage;
         opts.context = a;
-        opts.plan_only = true;
-        opts.progress_fd = -1;
     }
-    deadline_s =
-        config->checkpoint.deadline_s > 1 ? (sig_atomic_t)config->checkpoint.deadline_s : 1;
     ds_trainer *trainer = NULL;
     const ds_status made = ds_trainer_new(config, opts, &trainer);
     if (made != DS_OK)
         return fail_to_start(made);
-    int status = 0;
-    if (a->dry_run) {
+    if (a->dry_run)
         ds_trainer_print_plan(trainer, stdout);
-    } else if (!a->print_graph) {
-        running = trainer;
-        install_handlers();
-        status = ds_trainer_run(trainer) == DS_OK ? 0 : fail();
+    ds_trainer_free(trainer);
+    return 0;
+}
+
+static int train(const ds_train_config *config) {
+    static stop_watch watch;
+    watch.deadline_s = config->checkpoint.deadline_s;
+    if (!watch_begin(&watch)) {
+        fputs("deepseek-train: no thread could be made\n", stderr);
+        return FAILED;
     }
-    alarm(0);
+    const ds_trainer_opts opts = {.progress_fd = STDOUT_FILENO};
+    ds_trainer *trainer = NULL;
+    const ds_status made = ds_trainer_new(config, opts, &trainer);
+    if (made != DS_OK)
+        return fail_to_start(made);
+    atomic_store(&watch.running, trainer);
+    const int status = ds_trainer_run(trainer) == DS_OK ? 0 : fail();
+    watch_end(&watch);
     ds_trainer_free(trainer);
     return status;
 }
@@ -217,7 +252,7 @@ static ino_t newest_checkpoint(const ds_train_config *config) {
 
 /* Works under a supervisor. A life after the first goes on from what the ones before it wrote,
  * whatever checkpoint.resume said to the first. */
-static int supervised(ds_train_config *config, arguments *a) {
+static int supervised(ds_train_config *config) {
     static char own[] = "auto";
     const ds_supervise_opts opts = {.max_restarts = config->supervise.max_restarts,
                                     .backoff_s = config->supervise.backoff_s,
@@ -233,7 +268,7 @@ static int supervised(ds_train_config *config, arguments *a) {
     const ino_t newest = restarts > 0 ? newest_checkpoint(config) : 0;
     if (newest != 0 && newest != first)
         config->checkpoint.resume = own;
-    const int ended = train(config, a);
+    const int ended = train(config);
     config->checkpoint.resume = resume;
     return ended;
 }
@@ -248,9 +283,13 @@ int main(int argc, char **argv) {
         fail();
         return DS_EXIT_WRONG_INPUT;
     }
-    const bool supervise =
-        (a.supervise || config.supervise.enabled) && !a.dry_run && !a.print_graph;
-    const int status = supervise ? supervised(&config, &a) : train(&config, &a);
+    int status = 0;
+    if (a.dry_run || a.print_graph)
+        status = show_plan(&config, &a);
+    else if (a.supervise || config.supervise.enabled)
+        status = supervised(&config);
+    else
+        status = train(&config);
     ds_train_config_free(&config);
     return status;
 }

@@ -334,26 +334,23 @@ static void test_damaged_checkpoints_are_set_aside(void **state) {
  */
 
 static ds_trainer *signalled;
-static volatile sig_atomic_t was_signalled;
 
-static void on_term(int signal) {
-    (void)signal;
-    ds_trainer_stop(signalled);
-    was_signalled = 1;
-}
-
-/* Reads the display of a run and sends a real SIGTERM once step 50 is shown. Until the signal was
- * taken nothing more is read, so that a run on a busy machine waits at the full pipe instead of
- * coming to its end. */
+/* Reads the display of a run, sends a real SIGTERM once step 50 is shown, and takes it, as a
+ * program does that stops a trainer on signals. Nothing more is read before, so that a run on a
+ * busy machine waits at the full pipe instead of coming to its end. */
 static void *interrupt(void *context) {
     char line[4096];
     FILE *shown = context;
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
     while (fgets(line, sizeof line, shown)) {
-        if (was_signalled || strncmp(line, "step 50/", 8) != 0)
+        if (strncmp(line, "step 50/", 8) != 0)
             continue;
+        int taken = 0;
         kill(getpid(), SIGTERM);
-        while (!was_signalled)
-            usleep(1000);
+        if (sigwait(&term, &taken) == 0)
+            ds_trainer_stop(signalled);
     }
     fclose(shown);
     return NULL;
@@ -368,12 +365,9 @@ static void run_interrupted(const char *folder, const char *const *overrides, si
     assert_true(fcntl(ends[1], F_SETPIPE_SZ, 4096) >= 0);
     FILE *shown = fdopen(ends[0], "r");
     setvbuf(shown, NULL, _IONBF, 0);
-    was_signalled = 0;
     const ds_trainer_opts opts = {.progress_fd = ends[1]};
     if (ds_trainer_new(&config, opts, &signalled) != DS_OK)
         fail_msg("%s", ds_error());
-    const struct sigaction action = {.sa_handler = on_term};
-    sigaction(SIGTERM, &action, NULL);
     assert_int_equal(pthread_create(&reader, NULL, interrupt, shown), 0);
     if (ds_trainer_run(signalled) != DS_OK)
         fail_msg("%s", ds_error());
@@ -423,5 +417,9 @@ int main(void) {
         cmocka_unit_test(test_damaged_checkpoints_are_set_aside),
         cmocka_unit_test(test_a_signal_costs_no_bit),
     };
+    sigset_t term; /* blocked in all threads, before there are any */
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &term, NULL);
     return cmocka_run_group_tests(tests, make_corpus, remove_corpus);
 }

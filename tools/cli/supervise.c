@@ -11,10 +11,10 @@
 /* ---- signals ------------------------------------------------------------------------------------
  */
 
-static volatile sig_atomic_t child;     /* its pid; 0: none */
-static volatile sig_atomic_t n_asked;   /* in the parent: signals passed on; then no restart */
-static volatile sig_atomic_t n_direct;  /* in the child: signals of others than the parent */
-static volatile sig_atomic_t n_relayed; /* in the child: what the parent's last one was numbered */
+static volatile sig_atomic_t child;   /* its pid; 0: none */
+static volatile sig_atomic_t n_asked; /* in the parent: signals passed on; then no restart */
+static int n_direct;                  /* in the child: signals of others than the parent */
+static int n_relayed;                 /* in the child: what the parent's last one was numbered */
 
 static void pass_on(int signal) {
     n_asked++;

@@ -29,8 +29,8 @@ typedef struct ds_supervise_opts {
  * child never outlives the parent. */
 int ds_supervise(ds_supervise_opts opts, int *restarts);
 
-/* For the child's handler (SA_SIGINFO), supervised or not: how often the run was asked to stop,
- * this signal included. Safe in a signal handler. */
+/* Of a signal that the child took (sigwaitinfo), supervised or not: how often the run was asked to
+ * stop, this signal included. */
 int ds_supervise_count_signal(const siginfo_t *info);
 
 #endif
