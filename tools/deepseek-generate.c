@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "cli/numbers.h"
+#include "base/log.h"
 #include "deepseek/inference.h"
 #include "deepseek/tokenizer.h"
 #include "train/checkpoint.h"
@@ -59,14 +60,21 @@ static int fail(void) {
     return 1;
 }
 
-/* The model's own folder, or the newest checkpoint below a run folder. */
+/* The model's own folder, or the newest checkpoint below a run folder. Wherever there are sums, the
+ * files are what they were when they were written. */
 static ds_status find_model(const char *path, char out[PATH_MAX]) {
     char inner[PATH_MAX];
     snprintf(inner, sizeof inner, "%s/checkpoints", path);
     if (ds_folder_exists(inner))
         return ds_checkpoint_find(inner, out);
     snprintf(out, PATH_MAX, "%s", path);
-    return DS_OK;
+    return ds_checkpoint_verify_model(path);
+}
+
+static void show_log(ds_log_level level, const char *line, void *context) {
+    (void)context;
+    if (level >= DS_LOG_WARN)
+        fprintf(stderr, "deepseek-generate: %s\n", line);
 }
 
 /* Beside a llama2.c model.bin lies tokenizer.bin; other models' folders hold their tokenizer. */
@@ -273,6 +281,7 @@ int main(int argc, char **argv) {
     char *input = r.prompt ? NULL : read_stdin();
     const char *prompt = r.prompt ? r.prompt : input ? input : "";
     static session s;
+    ds_log_to(show_log, NULL);
     ds_status status = open_session(&r, &s);
     if (status == DS_OK)
         status = generate(&r, &s, prompt);

@@ -1,15 +1,23 @@
 /* deepseek-train: trains a model as a YAML file says. */
+#include <errno.h>
 #include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/text.h"
 #include "cli/supervise.h"
 #include "deepseek/train.h"
+#include "train/checkpoint.h"
 
 static const char USAGE[] =
     "usage: deepseek-train --config FILE [options] [key=value …]\n"
@@ -180,32 +188,60 @@ static int parse(int argc, char **argv, arguments *a) {
     return early;
 }
 
-static ds_trainer *running; /* what the signal handler stops */
-static volatile sig_atomic_t n_signals;
-static volatile sig_atomic_t deadline_s;
+/* ---- signals ------------------------------------------------------------------------------------
+ * A thread waits for them and no handler is installed: oneDNN's kernels use the stack pointer as
+ * one more register, and the frame of a handler would be written over whatever it points to. */
 
-static void on_signal(int signal) {
-    if (n_signals++ > 0)
-        _exit(128 + signal); /* asked twice: at once */
-    ds_trainer_stop(running);
-    alarm((unsigned)deadline_s);
-}
+typedef struct stop_watch {
+    pthread_t thread;
+    sigset_t signals;
+    _Atomic(ds_trainer *) running; /* NULL: not made yet, there is nothing to save */
+    double deadline_s;             /* for the last checkpoint, from the first signal on */
+} stop_watch;
 
-static void on_deadline(int signal) {
-    (void)signal;
+static void pass_deadline(void) {
     static const char text[] = "\ndeepseek-train: the deadline passed before the checkpoint was "
                                "written; the one before it is whole\n";
     (void)!write(STDERR_FILENO, text, sizeof text - 1);
-    _exit(1);
+    _exit(FAILED);
 }
 
-static void install_handlers(void) {
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    action.sa_handler = on_deadline;
-    sigaction(SIGALRM, &action, NULL);
+static void *wait_for_signals(void *context) {
+    stop_watch *watch = context;
+    double end_s = 0; /* on the clock; 0: not stopping */
+    for (;;) {
+        siginfo_t info;
+        const double left_s = end_s > 0 ? fmax(end_s - ds_clock_s(), 0) : 0;
+        const struct timespec left = {(time_t)left_s, (long)(fmod(left_s, 1) * 1e9)};
+        const int signal = end_s > 0 ? sigtimedwait(&watch->signals, &info, &left)
+                                     : sigwaitinfo(&watch->signals, &info);
+        if (signal < 0 && errno == EAGAIN)
+            pass_deadline();
+        if (signal < 0)
+            continue;
+        ds_trainer *trainer = atomic_load(&watch->running);
+        if (ds_supervise_count_signal(&info) > 1 || !trainer)
+            _exit(128 + signal); /* asked twice: at once */
+        ds_trainer_stop(trainer);
+        if (end_s == 0)
+            end_s = ds_clock_s() + watch->deadline_s;
+    }
+    return NULL;
+}
+
+/* Before any other thread is there: all inherit what is blocked. */
+static bool watch_begin(stop_watch *watch) {
+    sigemptyset(&watch->signals);
+    sigaddset(&watch->signals, SIGINT);
+    sigaddset(&watch->signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &watch->signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    return pthread_create(&watch->thread, NULL, wait_for_signals, watch) == 0;
+}
+
+static void watch_end(stop_watch *watch) {
+    pthread_cancel(watch->thread);
+    pthread_join(watch->thread, NULL);
 }
 
 static void print_stage(const char *stage, const ds_graph *g, void *context) {
@@ -234,33 +270,80 @@ static int fail_to_start(ds_status status) {
     return is_lasting ? DS_EXIT_WRONG_INPUT : FAILED;
 }
 
-static int train(const ds_train_config *config, arguments *a) {
-    ds_trainer_opts opts = {.progress_fd = a->dry_run ? -1 : STDOUT_FILENO,
-                            .plan_only = a->dry_run};
+/* --dry-run and --print-graph. */
+static int show_plan(const ds_train_config *config, arguments *a) {
+    ds_trainer_opts opts = {.progress_fd = -1, .plan_only = true};
     if (a->print_graph) {
         opts.on_stage = print_stage;
         opts.on_plan = print_plan;
         opts.context = a;
-        opts.plan_only = true;
-        opts.progress_fd = -1;
     }
-    deadline_s =
-        config->checkpoint.deadline_s > 1 ? (sig_atomic_t)config->checkpoint.deadline_s : 1;
     ds_trainer *trainer = NULL;
     const ds_status made = ds_trainer_new(config, opts, &trainer);
     if (made != DS_OK)
         return fail_to_start(made);
-    int status = 0;
-    if (a->dry_run) {
+    if (a->dry_run)
         ds_trainer_print_plan(trainer, stdout);
-    } else if (!a->print_graph) {
-        running = trainer;
-        install_handlers();
-        status = ds_trainer_run(trainer) == DS_OK ? 0 : fail();
+    ds_trainer_free(trainer);
+    return 0;
+}
+
+static int train(const ds_train_config *config) {
+    static stop_watch watch;
+    watch.deadline_s = config->checkpoint.deadline_s;
+    if (!watch_begin(&watch)) {
+        fputs("deepseek-train: no thread could be made\n", stderr);
+        return FAILED;
     }
-    alarm(0);
+    const ds_trainer_opts opts = {.progress_fd = STDOUT_FILENO};
+    ds_trainer *trainer = NULL;
+    const ds_status made = ds_trainer_new(config, opts, &trainer);
+    if (made != DS_OK)
+        return fail_to_start(made);
+    atomic_store(&watch.running, trainer);
+    const int status = ds_trainer_run(trainer) == DS_OK ? 0 : fail();
+    watch_end(&watch);
     ds_trainer_free(trainer);
     return status;
+}
+
+/* The step of the newest checkpoint, which the next life of the run would go on from. */
+static int64_t checkpointed_step(void *context) {
+    const ds_train_config *config = context;
+    char folder[PATH_MAX], path[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s/checkpoints", config->checkpoint.directory);
+    return ds_checkpoint_newest(folder, path);
+}
+
+/* Tells the newest checkpoint from any other, whatever their names; 0: there is none. */
+static ino_t newest_checkpoint(const ds_train_config *config) {
+    char folder[PATH_MAX], path[PATH_MAX];
+    struct stat st;
+    snprintf(folder, sizeof folder, "%s/checkpoints", config->checkpoint.directory);
+    return ds_checkpoint_newest(folder, path) >= 0 && stat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+/* Works under a supervisor. A life after the first goes on from what the ones before it wrote,
+ * whatever checkpoint.resume said to the first. */
+static int supervised(ds_train_config *config) {
+    static char own[] = "auto";
+    const ds_supervise_opts opts = {.max_restarts = config->supervise.max_restarts,
+                                    .backoff_s = config->supervise.backoff_s,
+                                    .max_backoff_s = config->supervise.max_backoff_s,
+                                    .progress = checkpointed_step,
+                                    .context = config};
+    const ino_t first = newest_checkpoint(config);
+    int restarts = 0;
+    const int status = ds_supervise(opts, &restarts);
+    if (status >= 0)
+        return status;
+    char *const resume = config->checkpoint.resume;
+    const ino_t newest = restarts > 0 ? newest_checkpoint(config) : 0;
+    if (newest != 0 && newest != first)
+        config->checkpoint.resume = own;
+    const int ended = train(config);
+    config->checkpoint.resume = resume;
+    return ended;
 }
 
 static int run(arguments *a) {
@@ -270,14 +353,13 @@ static int run(arguments *a) {
         fail();
         return DS_EXIT_WRONG_INPUT;
     }
-    const bool supervise =
-        (a->supervise || config.supervise.enabled) && !a->dry_run && !a->print_graph;
-    const ds_supervise_opts opts = {.max_restarts = config.supervise.max_restarts,
-                                    .backoff_s = config.supervise.backoff_s,
-                                    .max_backoff_s = config.supervise.max_backoff_s};
-    int status = supervise ? ds_supervise(opts) : -1;
-    if (status < 0) /* not supervised, or we are the supervised child */
-        status = train(&config, a);
+    int status = 0;
+    if (a->dry_run || a->print_graph)
+        status = show_plan(&config, a);
+    else if (a->supervise || config.supervise.enabled)
+        status = supervised(&config);
+    else
+        status = train(&config);
     ds_train_config_free(&config);
     return status;
 }

@@ -40,7 +40,9 @@ DS_API ds_status ds_trainer_new(const ds_train_config *config, ds_trainer_opts o
                                 ds_trainer **out);
 /* Trains to the end, or until ds_trainer_stop: then writes a checkpoint and returns DS_OK. */
 DS_API ds_status ds_trainer_run(ds_trainer *trainer);
-/* Asks a running trainer to save and return after the step at hand. Safe in a signal handler. */
+/* Asks a running trainer to save and return after the step at hand. From any thread. To stop on a
+ * signal, block it everywhere and let a thread wait for it (sigwait): a handler would run on top of
+ * oneDNN's kernels, which use the stack pointer as one more register, and overwrite their data. */
 DS_API void ds_trainer_stop(ds_trainer *trainer);
 /* Whether the run came to its last step (not merely stopped). */
 DS_API bool ds_trainer_finished(const ds_trainer *trainer);

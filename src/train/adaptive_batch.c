@@ -105,8 +105,7 @@ void ds_trainer_batch_end(ds_trainer *t) {
     const float utilization = (float)u;
     const ds_metric metrics[] = {{"utilization", (double)utilization},
                                  {"batch", (double)(before * t->micro_batch)}};
-    if (ds_runlog_metrics(t->log, t->progress.step, metrics, 2) != DS_OK)
-        ds_trainer_note(t, "the record of the run could not be written: %s", ds_error());
+    ds_trainer_record(t, metrics, 2);
     ds_dynamic_batch_scheduler_step(&t->progress.batch, utilization);
     ds_trainer_follow_batch(t);
     if (t->n_micro != before)

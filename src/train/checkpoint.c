@@ -1,5 +1,6 @@
 #include "train/checkpoint.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -221,7 +222,7 @@ static ds_status write_tensors(ds_checkpoint_writer *w, const char *path, bool p
 }
 
 static ds_status write_contents(ds_checkpoint_writer *w, const char *folder) {
-    char path[PATH_MAX], md5[DS_MD5_HEX];
+    char path[PATH_MAX], md5[DS_MD5_HEX] = "";
     ds_text sums = {0};
     ds_status status = DS_OK;
     for (int params = 1; params >= 0 && status == DS_OK; params--) {
@@ -246,6 +247,19 @@ static ds_status write_contents(ds_checkpoint_writer *w, const char *folder) {
     return status;
 }
 
+/* Where the same step was saved before (a stop right after a checkpoint, a rewind), the two change
+ * places at once, so that there is a whole one at any moment. */
+static ds_status put_in_place(const ds_checkpoint_writer *w, const char *part, const char *whole) {
+    if (!ds_folder_exists(whole))
+        return ds_file_rename(part, whole);
+    if (renameat2(AT_FDCWD, part, AT_FDCWD, whole, RENAME_EXCHANGE) == 0) {
+        DS_TRY(ds_folder_sync(w->folder));
+        return ds_folder_remove(part);
+    }
+    DS_TRY(ds_folder_remove(whole)); /* a file system that cannot exchange */
+    return ds_file_rename(part, whole);
+}
+
 static ds_status write_folder(ds_checkpoint_writer *w) {
     char whole[PATH_MAX], part[PATH_MAX + 8];
     snprintf(whole, sizeof whole, "%.*s/step-%08lld", PATH_MAX - 64, w->folder,
@@ -257,16 +271,14 @@ static ds_status write_folder(ds_checkpoint_writer *w) {
     if (status == DS_OK)
         status = ds_folder_sync(part);
     if (status == DS_OK)
-        status = ds_folder_remove(whole); /* the same step again, after a rewind */
-    if (status == DS_OK)
-        status = ds_file_rename(part, whole);
+        status = put_in_place(w, part, whole);
     if (status != DS_OK) {
         char message[sizeof w->message];
         snprintf(message, sizeof message, "%s", ds_error());
         ds_folder_remove(part); /* best effort; the first failure is the one to report */
         return ds_fail(status, "%s", message);
     }
-    return w->keep_last > 0 ? ds_checkpoint_prune(w->folder, w->keep_last) : DS_OK;
+    return w->keep_last > 0 ? ds_checkpoint_prune(w->folder, w->keep_last, w->stats.step) : DS_OK;
 }
 
 static void *run_job(void *context) {

@@ -22,6 +22,11 @@ static int64_t step_of(const char *name) {
     return *end == '\0' ? step : -1;
 }
 
+int64_t ds_checkpoint_step(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return step_of(slash ? slash + 1 : path);
+}
+
 static int newest_first(const void *a, const void *b) {
     const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return (x < y) - (x > y);
@@ -58,16 +63,56 @@ static ds_status list_steps(const char *folder, int64_t **steps, size_t *n) {
     return status;
 }
 
-ds_status ds_checkpoint_prune(const char *folder, int keep_last) {
+static void path_of(const char *folder, int64_t step, char path[PATH_MAX]) {
+    snprintf(path, PATH_MAX, "%s/step-%08lld", folder, (long long)step);
+}
+
+ds_status ds_checkpoint_prune(const char *folder, int keep_last, int64_t step) {
     int64_t *steps = NULL;
     size_t n = 0;
     DS_TRY(list_steps(folder, &steps, &n));
     ds_status status = DS_OK;
-    for (size_t i = (size_t)keep_last; i < n && status == DS_OK; i++) {
+    int kept = 0;
+    for (size_t i = 0; i < n && status == DS_OK; i++) {
         char path[PATH_MAX];
-        snprintf(path, sizeof path, "%s/step-%08lld", folder, (long long)steps[i]);
+        if (steps[i] > step || kept++ < keep_last)
+            continue;
+        path_of(folder, steps[i], path);
         status = ds_folder_remove(path);
     }
+    free(steps);
+    return status;
+}
+
+int64_t ds_checkpoint_newest(const char *folder, char path[PATH_MAX]) {
+    int64_t *steps = NULL;
+    size_t n = 0;
+    const int64_t newest = list_steps(folder, &steps, &n) == DS_OK && n > 0 ? steps[0] : -1;
+    free(steps);
+    if (newest >= 0)
+        path_of(folder, newest, path);
+    return newest;
+}
+
+/* One of them, under the first name of its kind that is free. */
+static ds_status set_aside(const char *folder, int64_t step, const char *why) {
+    char from[PATH_MAX], to[PATH_MAX];
+    path_of(folder, step, from);
+    snprintf(to, sizeof to, "%s/%s-step-%08lld", folder, why, (long long)step);
+    for (int i = 2; ds_folder_exists(to); i++)
+        snprintf(to, sizeof to, "%s/%s-step-%08lld-%d", folder, why, (long long)step, i);
+    DS_TRY(ds_file_rename(from, to));
+    ds_log(DS_LOG_WARN, "%s is %s: set aside as %s", from, why, to);
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_set_aside(const char *folder, int64_t step, const char *why) {
+    int64_t *steps = NULL;
+    size_t n = 0;
+    DS_TRY(list_steps(folder, &steps, &n));
+    ds_status status = DS_OK;
+    for (size_t i = 0; i < n && steps[i] > step && status == DS_OK; i++)
+        status = set_aside(folder, steps[i], why);
     free(steps);
     return status;
 }
@@ -79,7 +124,8 @@ static const char *const required[] = {"model.safetensors", "optimizer.safetenso
                                        "trainer.json"};
 enum { N_REQUIRED = sizeof required / sizeof *required };
 
-static ds_status verify_line(const char *path, char *line, unsigned *seen) {
+/* partial: a file that is not there is no fault. */
+static ds_status verify_line(const char *path, char *line, bool partial, unsigned *seen) {
     char file[PATH_MAX], md5[DS_MD5_HEX];
     if (strlen(line) < DS_MD5_HEX + 2 || line[DS_MD5_HEX - 1] != ' ')
         return ds_fail(DS_CORRUPT, "%s/%s: the line \"%.60s\" is not `sum  file`", path,
@@ -90,6 +136,8 @@ static ds_status verify_line(const char *path, char *line, unsigned *seen) {
         return ds_fail(DS_CORRUPT, "%s/%s: \"%s\" is not in this folder", path, DS_CHECKPOINT_SUMS,
                        name);
     snprintf(file, sizeof file, "%s/%s", path, name);
+    if (partial && !ds_file_exists(file))
+        return DS_OK;
     DS_TRY(ds_md5_of_file(file, md5));
     if (strcmp(md5, line) != 0)
         return ds_fail(DS_CORRUPT,
@@ -101,20 +149,32 @@ static ds_status verify_line(const char *path, char *line, unsigned *seen) {
     return DS_OK;
 }
 
-ds_status ds_checkpoint_verify(const char *path) {
+static ds_status verify_lines(const char *path, bool partial, unsigned *seen) {
     char *sums = NULL, *rest = NULL;
-    unsigned seen = 0;
     DS_TRY(ds_checkpoint_read_file(path, DS_CHECKPOINT_SUMS, &sums));
     ds_status status = DS_OK;
     for (char *line = strtok_r(sums, "\n", &rest); line && status == DS_OK;
          line = strtok_r(NULL, "\n", &rest))
-        status = verify_line(path, line, &seen);
+        status = verify_line(path, line, partial, seen);
     free(sums);
-    for (int i = 0; i < N_REQUIRED && status == DS_OK; i++)
-        if (!(seen >> i & 1u))
-            status = ds_fail(DS_CORRUPT, "%s/%s does not list %s", path, DS_CHECKPOINT_SUMS,
-                             required[i]);
     return status;
+}
+
+ds_status ds_checkpoint_verify(const char *path) {
+    unsigned seen = 0;
+    DS_TRY(verify_lines(path, false, &seen));
+    for (int i = 0; i < N_REQUIRED; i++)
+        if (!(seen >> i & 1u))
+            return ds_fail(DS_CORRUPT, "%s/%s does not list %s", path, DS_CHECKPOINT_SUMS,
+                           required[i]);
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_verify_model(const char *path) {
+    char sums[PATH_MAX];
+    unsigned seen = 0;
+    snprintf(sums, sizeof sums, "%s/%s", path, DS_CHECKPOINT_SUMS);
+    return ds_file_exists(sums) ? verify_lines(path, true, &seen) : DS_OK;
 }
 
 ds_status ds_checkpoint_find(const char *folder, char path[PATH_MAX]) {
@@ -123,7 +183,7 @@ ds_status ds_checkpoint_find(const char *folder, char path[PATH_MAX]) {
     DS_TRY(list_steps(folder, &steps, &n));
     ds_status status = DS_NOT_FOUND;
     for (size_t i = 0; i < n && status != DS_OK; i++) {
-        snprintf(path, PATH_MAX, "%s/step-%08lld", folder, (long long)steps[i]);
+        path_of(folder, steps[i], path);
         status = ds_checkpoint_verify(path);
         if (status != DS_OK)
             ds_log(DS_LOG_WARN, "passing over a damaged checkpoint: %s", ds_error());

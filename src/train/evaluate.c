@@ -1,4 +1,4 @@
-/* Looking at the model between steps: validation loss, a sample of text, what went wrong. */
+/* Looking at the model between steps: validation loss, a sample of text. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,8 +34,7 @@ ds_status ds_trainer_evaluate(ds_trainer *t) {
     DS_TRY(status);
     t->last_validation_loss = n_predicted > 0 ? loss / (double)n_predicted : (double)NAN;
     const ds_metric metric = {"validation/loss", t->last_validation_loss};
-    if (ds_runlog_metrics(t->log, t->progress.step, &metric, 1) != DS_OK)
-        ds_trainer_note(t, "the record of the run could not be written: %s", ds_error());
+    ds_trainer_record(t, &metric, 1);
     ds_trainer_note(t, "step %lld: validation loss %.4f, perplexity %.2f",
                     (long long)t->progress.step, t->last_validation_loss,
                     exp(t->last_validation_loss));
@@ -149,38 +148,4 @@ ds_status ds_trainer_sample(ds_trainer *t) {
     }
     ds_text_clear(&text);
     return status;
-}
-
-/* Index of the first value that is not finite, or -1. */
-static int64_t first_bad(const float *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i]))
-            return i;
-    return -1;
-}
-
-ds_status ds_trainer_blame(ds_trainer *t) {
-    for (size_t i = 0; i < ds_state_count(t->state); i++) {
-        const ds_state_entry *e = ds_state_get(t->state, i);
-        const bool is_gradient =
-            strncmp(e->name, DS_GRADIENT_PREFIX, sizeof DS_GRADIENT_PREFIX - 1) == 0;
-        if (!is_gradient && !e->is_param)
-            continue;
-        const int64_t n = ds_count(e->dims, e->rank);
-        float *x = ds_malloc((size_t)n * sizeof *x);
-        if (!x)
-            return DS_OUT_OF_MEMORY;
-        const ds_status status = ds_state_read(t->state, e->name, x, (size_t)n * sizeof *x);
-        const int64_t bad = status == DS_OK ? first_bad(x, n) : -1;
-        const double value = bad >= 0 ? (double)x[bad] : 0;
-        free(x);
-        if (bad >= 0)
-            return ds_fail(DS_NUMERIC, "step %lld: %s \"%s\" is %g at element %lld",
-                           (long long)t->progress.step, is_gradient ? "gradient" : "parameter",
-                           e->name, value, (long long)bad);
-    }
-    return ds_fail(DS_NUMERIC,
-                   "step %lld: the loss or the gradient norm overflowed though every "
-                   "gradient is finite",
-                   (long long)t->progress.step);
 }

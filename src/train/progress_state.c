@@ -30,9 +30,10 @@ static const struct {
     {"batch_level", DOUBLE, offsetof(ds_train_progress, batch.level)},
     {"batch_smoothed", DOUBLE, offsetof(ds_train_progress, batch.smoothed)},
     {"batch_direction", INT, offsetof(ds_train_progress, batch.direction)},
+    {"rewinds", INT64, offsetof(ds_train_progress, rewinds)},
 };
 
-enum { N_FIELDS = sizeof fields / sizeof *fields, N_REQUIRED = N_FIELDS - 3 };
+enum { N_FIELDS = sizeof fields / sizeof *fields, N_REQUIRED = N_FIELDS - 4 };
 
 char *ds_train_progress_json(const ds_train_progress *progress) {
     json_t *root = json_object();

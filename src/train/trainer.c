@@ -25,6 +25,14 @@ void ds_trainer_note(ds_trainer *t, const char *fmt, ...) {
         ds_progress_note(t->display, "%s", text);
 }
 
+void ds_trainer_record(ds_trainer *t, const ds_metric *metrics, size_t n) {
+    const bool failed = !t->log || ds_runlog_metrics(t->log, t->progress.step, metrics, n) != DS_OK;
+    if (failed && !t->is_log_failing)
+        ds_trainer_note(t, "the record of the run cannot be written, training goes on: %s",
+                        ds_error());
+    t->is_log_failing = failed;
+}
+
 void ds_trainer_stop(ds_trainer *t) {
     atomic_store(&t->stop, 1);
 }
@@ -66,33 +74,7 @@ static ds_status update_parameters(ds_trainer *t, float rate, float *norm) {
     return ds_program_read(t->update, "grad_norm", norm, sizeof *norm);
 }
 
-enum { MAX_REWINDS = 3 }; /* in a row, before the run is given up */
-
-/* The update did nothing since the norm was not finite: what the configuration wants then. */
-static ds_status handle_overflow(ds_trainer *t) {
-    t->skipped++;
-    if (t->precision == DS_PRECISION_FP16 && t->progress.scaler.is_dynamic) {
-        if (!ds_loss_scaler_is_stuck(&t->progress.scaler))
-            return DS_OK; /* the scale was lowered; that is all */
-        ds_trainer_blame(t);
-        ds_trainer_note(t, "the loss scale is stuck at its minimum: %s", ds_error());
-    }
-    const ds_status status = ds_trainer_blame(t);
-    if (status != DS_NUMERIC)
-        return status;
-    switch (t->config->training.nan_policy) {
-    case DS_TRAIN_NAN_SKIP: ds_trainer_note(t, "step skipped: %s", ds_error()); return DS_OK;
-    case DS_TRAIN_NAN_REWIND:
-        if (t->rewinds++ < MAX_REWINDS) {
-            ds_trainer_note(t, "rewinding to the last checkpoint: %s", ds_error());
-            return ds_trainer_rewind(t);
-        }
-        return ds_fail_within(DS_NUMERIC, "still not finite after %d rewinds", MAX_REWINDS);
-    default: return status;
-    }
-}
-
-static ds_status train_step(ds_trainer *t, float rate) {
+static ds_status train_step(ds_trainer *t, float rate, bool *rewound) {
     double loss = 0;
     float norm = 0;
     DS_TRY(ds_step_batch_fill(t, t->train_data, t->n_micro, &t->batch));
@@ -109,8 +91,8 @@ static ds_status train_step(ds_trainer *t, float rate) {
     const bool overflow = !isfinite(norm) || !isfinite(loss);
     ds_loss_scaler_update(&t->progress.scaler, overflow);
     if (overflow)
-        return handle_overflow(t);
-    t->rewinds = 0;
+        return ds_trainer_handle_not_finite(t, rewound);
+    ds_trainer_note_finite(t);
     return DS_OK;
 }
 
@@ -144,7 +126,7 @@ static void report(ds_trainer *t, float rate, double step_s) {
         .seconds_left = elapsed / (double)t->steps_this_run * (double)(t->steps - t->progress.step),
         .loss_scale =
             t->precision == DS_PRECISION_FP16 ? (double)t->progress.scaler.scale : (double)NAN,
-        .skipped_steps = t->skipped,
+        .skipped_steps = t->progress.scaler.skipped_steps,
     };
     if (t->display)
         ds_progress_update(t->display, &fields);
@@ -156,10 +138,10 @@ static void report(ds_trainer *t, float rate, double step_s) {
         {"flops_per_s", per_s * t->flops_per_token},
         {"memory_bytes", fields.memory_bytes},
         {"loss_scale", (double)t->progress.scaler.scale},
+        {"skipped_steps", (double)t->progress.scaler.skipped_steps},
+        {"rewinds", (double)t->progress.rewinds},
     };
-    if (ds_runlog_metrics(t->log, t->progress.step, metrics, sizeof metrics / sizeof *metrics) !=
-        DS_OK)
-        ds_trainer_note(t, "the record of the run could not be written: %s", ds_error());
+    ds_trainer_record(t, metrics, sizeof metrics / sizeof *metrics);
 }
 
 static void plot_loss(ds_trainer *t) {
@@ -229,7 +211,10 @@ static ds_status run_step(ds_trainer *t) {
         ds_schedule_rate(&t->schedule, t->progress.step) * ds_trainer_batch_rate_factor(t);
     ds_trainer_batch_begin(t);
     const double start = ds_clock_s();
-    DS_TRY(train_step(t, rate));
+    bool rewound = false;
+    DS_TRY(train_step(t, rate, &rewound));
+    if (rewound)
+        return DS_OK;
     report(t, rate, ds_clock_s() - start);
     ds_trainer_batch_end(t);
     const bool last = ds_trainer_finished(t);
@@ -251,11 +236,12 @@ ds_status ds_trainer_run(ds_trainer *t) {
     if (t->display || aims_at_peak) /* the display shows the share of it */
         t->peak_flops_per_s = ds_backend_peak_flops(t->backend, ds_train_config_dtype(t->config));
     t->start_s = t->run_start_s = ds_clock_s();
-    const int64_t first_step = t->progress.step;
+    t->steps_this_run = 0;
     while (!ds_trainer_finished(t) && !atomic_load(&t->stop))
         DS_TRY(run_step(t));
-    if (t->progress.step == first_step) {
-        ds_trainer_note(t, "nothing to do: the run is at step %lld of %lld",
+    if (t->steps_this_run == 0) {
+        ds_trainer_note(t, "%s: the run is at step %lld of %lld",
+                        ds_trainer_finished(t) ? "nothing to do" : "stopped before a step",
                         (long long)t->progress.step, (long long)t->steps);
         return DS_OK;
     }

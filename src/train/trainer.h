@@ -1,6 +1,6 @@
-/* The trainer from inside. Its parts: setup.c makes it, training_data.c opens
- * what it learns from, trainer.c runs it, adaptive_batch.c
- * chooses the batch, evaluate.c looks at the model in between, save.c writes and reads checkpoints.
+/* The trainer from inside. Its parts: setup.c makes it, training_data.c opens what it learns from,
+ * trainer.c runs it, adaptive_batch.c chooses the batch, evaluate.c looks at the model in between,
+ * not_finite.c deals with NaN and overflow, save.c writes and reads checkpoints.
  */
 #ifndef DS_TRAIN_TRAINER_H
 #define DS_TRAIN_TRAINER_H
@@ -76,18 +76,28 @@ struct ds_trainer {
     int64_t steps_this_run;
     double smoothed_tokens_per_s;
     double last_loss, last_validation_loss, last_grad_norm, peak_flops_per_s;
-    int64_t skipped; /* steps, by overflow or nan_policy */
-    int rewinds;
+    struct { /* steps whose gradients were not finite; the run's totals are in progress */
+        int skipped_in_a_row;
+        int rewinds_in_a_row; /* without getting past failed_step in between */
+        int64_t failed_step;  /* the furthest step that led to a rewind */
+    } not_finite;
+    bool is_log_failing; /* the record could not be written, and that was said */
     atomic_int stop;
 };
 
 /* One line of the run's story, on the display. */
 void ds_trainer_note(ds_trainer *t, const char *fmt, ...) DS_PRINTF(2, 3);
+/* Numbers of the present step, into the run's record. A full disk is told once and ends nothing. */
+void ds_trainer_record(ds_trainer *t, const ds_metric *metrics, size_t n);
 
 /* save.c */
 ds_status ds_trainer_resume(ds_trainer *t);
-ds_status ds_trainer_rewind(ds_trainer *t); /* to the newest whole checkpoint */
-ds_status ds_trainer_save(ds_trainer *t, bool wait);
+/* To the newest whole checkpoint, as though the steps since then had not been, but for their
+ * samples, which are left out. */
+ds_status ds_trainer_rewind(ds_trainer *t);
+/* A checkpoint of this step. The last of a run has to succeed; while the run goes on (is_last
+ * false) a failure is only told, and the checkpoint before it stays. */
+ds_status ds_trainer_save(ds_trainer *t, bool is_last);
 
 /* training_data.c: tokenizer and loaders; the model gets the tokenizer's vocabulary */
 ds_status ds_trainer_open_data(ds_trainer *t);
@@ -95,8 +105,12 @@ ds_status ds_trainer_open_data(ds_trainer *t);
 /* evaluate.c */
 ds_status ds_trainer_evaluate(ds_trainer *t);
 ds_status ds_trainer_sample(ds_trainer *t);
-/* Names the first gradient that is not finite, into the thread's message; DS_NUMERIC. */
-ds_status ds_trainer_blame(ds_trainer *t);
+
+/* not_finite.c: the update did nothing since the norm was not finite. Does what the configuration
+ * wants then. *rewound: the run is back at a checkpoint, and there is no step to report. */
+ds_status ds_trainer_handle_not_finite(ds_trainer *t, bool *rewound);
+/* After a step that went well. */
+void ds_trainer_note_finite(ds_trainer *t);
 
 /* adaptive_batch.c: the number of micro-batches, and the state that it follows, of a new run */
 ds_status ds_trainer_batch_new(ds_trainer *t);
