@@ -14,7 +14,6 @@
 #include "base/text.h"
 #include "deepseek/safetensors.h"
 #include "program/stacked.h"
-#include "train/checkpoint_folder.h"
 
 static const char MODEL_FILE[] = "model.safetensors";
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
@@ -446,10 +445,4 @@ ds_status ds_checkpoint_load(const char *path, ds_state *state, bool parameters_
     ds_safetensors_close(files[0]);
     ds_safetensors_close(files[1]);
     return status;
-}
-
-ds_status ds_checkpoint_read_file(const char *path, const char *name, char **out) {
-    char full[PATH_MAX];
-    snprintf(full, sizeof full, "%s/%s", path, name);
-    return ds_file_read(full, (size_t)64 << 20, out, NULL);
 }

@@ -11,7 +11,7 @@
 #ifndef DS_TRAIN_CHECKPOINT_H
 #define DS_TRAIN_CHECKPOINT_H
 
-#include <limits.h>
+#include "base/checkpoint_folder.h"
 #include "deepseek/compile.h"
 
 /* A small file that goes into the checkpoint as it is. */
@@ -43,35 +43,9 @@ typedef struct ds_checkpoint_stats {
 ds_checkpoint_stats ds_checkpoint_last(const ds_checkpoint_writer *writer);
 void ds_checkpoint_writer_free(ds_checkpoint_writer *writer); /* waits */
 
-/* Checks every sum of MD5SUMS and that all files of a checkpoint are listed. DS_CORRUPT or
- * DS_NOT_FOUND name the file. */
-ds_status ds_checkpoint_verify(const char *path);
-/* As much as can be said of any model's folder: the sum of every file that is there and is listed.
- * DS_OK where there is no MD5SUMS. */
-ds_status ds_checkpoint_verify_model(const char *path);
-
-/* The newest checkpoint below folder that verifies. Each one that does not is reported to the log
- * (base/log.h) and passed over. DS_NOT_FOUND when there is none. */
-ds_status ds_checkpoint_find(const char *folder, char path[PATH_MAX]);
-
-/* The step of the newest checkpoint below folder and its path, verified or not; -1: there is none.
- */
-int64_t ds_checkpoint_newest(const char *folder, char path[PATH_MAX]);
-
-/* The step that a checkpoint's folder is named after; -1 for any other name. */
-int64_t ds_checkpoint_step(const char *path);
-
-/* Renames the checkpoints below folder of steps after `step` to WHY-step-…, so that they are
- * neither taken for this run's nor removed; each is reported to the log. why: "stale" (of another
- * run) or "damaged". */
-ds_status ds_checkpoint_set_aside(const char *folder, int64_t step, const char *why);
-
 /* Reads parameters (and, unless parameters_only, everything else that training needs) into the
  * state. Missing and superfluous tensors, wrong shapes and types are named; then the state is
  * unchanged. */
 ds_status ds_checkpoint_load(const char *path, ds_state *state, bool parameters_only);
-
-/* One of a checkpoint's small files, the caller's to free(). */
-ds_status ds_checkpoint_read_file(const char *path, const char *name, char **out);
 
 #endif

@@ -1,4 +1,4 @@
-#include "train/checkpoint_folder.h"
+#include "base/checkpoint_folder.h"
 
 #include <dirent.h>
 #include <stdint.h>
@@ -11,7 +11,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/md5.h"
-#include "train/checkpoint.h"
 
 /* "step-00000200" → 200; -1 for any other name, unfinished ones included. */
 static int64_t step_of(const char *name) {
@@ -115,6 +114,12 @@ ds_status ds_checkpoint_set_aside(const char *folder, int64_t step, const char *
         status = set_aside(folder, steps[i], why);
     free(steps);
     return status;
+}
+
+ds_status ds_checkpoint_read_file(const char *path, const char *name, char **out) {
+    char full[PATH_MAX];
+    snprintf(full, sizeof full, "%s/%s", path, name);
+    return ds_file_read(full, (size_t)64 << 20, out, NULL);
 }
 
 /* ---- verifying ----------------------------------------------------------------------------------
