@@ -18,16 +18,30 @@
 
 #include "deepseek/compile.h"
 #include "deepseek/models.h"
+#include "deepseek/tokenizer.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+typedef struct ds_logit_bias {
+    int32_t token;
+    float bias; /* added to the token's logit */
+} ds_logit_bias;
 
 typedef struct ds_sampling {
     float temperature; /* 0: always the likeliest */
     int top_k;         /* among the k likeliest; 0: all */
     float top_p;       /* among the likeliest that hold p of the probability; 0 or 1: all */
     uint64_t seed;
+    float min_p; /* among those at least so likely, as a part of the likeliest; 0: all */
+    /* Logits above 0 of tokens that stand in prompt or answer are divided by it, others multiplied
+     * (Keskar et al. 2019); 0 or 1: none. */
+    float repetition_penalty;
+    float presence_penalty;  /* taken from logits of tokens that stand in the answer */
+    float frequency_penalty; /* the same, for each time they do */
+    const ds_logit_bias *bias; /* [n_bias] */
+    size_t n_bias;
 } ds_sampling;
 
 typedef struct ds_generator ds_generator;
@@ -52,8 +66,127 @@ DS_API const float *ds_generator_logits(const ds_generator *generator);
 /* Tokens in the cache. */
 DS_API int64_t ds_generator_length(const ds_generator *generator);
 
+/* Penalties and biases of the sampling, applied to logits [n]. */
+DS_API void ds_sampling_penalise(float *logits, int64_t n, const ds_sampling *sampling,
+                                 const int32_t *prompt, int64_t n_prompt, const int32_t *answer,
+                                 int64_t n_answer);
 /* Draws a token from logits [n] (overwritten). position selects the random number. */
 DS_API int32_t ds_sample(float *logits, int64_t n, ds_sampling sampling, int64_t position);
+
+/* ---- models ready to answer ---------------------------------------------------------------- */
+
+/* A trained model in memory: parameters, tokenizer, and what its folder says about generation. */
+typedef struct ds_model ds_model;
+
+typedef struct ds_model_opts {
+    const char *device; /* NULL: "cpu" */
+    int n_threads;      /* 0: as many as there are cores */
+} ds_model_opts;
+
+/* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
+ * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder is
+ * looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are any.
+ * DS_NOT_FOUND says where was looked. */
+DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
+                                          ds_model **out);
+DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */
+
+DS_API const ds_model_config *ds_model_get_config(const ds_model *model);
+DS_API ds_state *ds_model_get_state(ds_model *model);            /* borrowed */
+DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NULL: it has none */
+/* The folder's last part, for people and the API. */
+DS_API const char *ds_model_get_name(const ds_model *model);
+/* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
+DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
+
+/* ---- many requests at once ------------------------------------------------------------------- */
+
+/* Answers requests of any number of threads: their tokens go through the model together (continuous
+ * batching, Yu et al. 2022), long prompts in chunks between other requests' tokens, over a cache in
+ * blocks whose beginnings are shared between requests (Kwon et al. 2023). Every call is safe from any
+ * thread, callbacks included, but for new and free. */
+typedef struct ds_async_executor ds_async_executor;
+
+typedef struct ds_async_executor_opts {
+    int max_batch_size;     /* requests in work at once; 0: 32 */
+    int max_queue;          /* requests waiting; 0: 1024 */
+    int64_t tokens_per_step; /* prompt and answer tokens at once; 0: 256 */
+    int64_t max_seq_len;    /* of prompt and answer together; 0: the model's */
+    size_t cache_bytes;     /* of keys and values, never exceeded; 0: for max_batch_size sequences
+                               of max_seq_len, but at most a quarter of the memory */
+    ds_precision precision;
+} ds_async_executor_opts;
+
+typedef enum ds_finish {
+    DS_FINISH_NONE,   /* still at work */
+    DS_FINISH_STOP,   /* a stop token */
+    DS_FINISH_LENGTH, /* max_tokens, or the longest sequence */
+    DS_FINISH_CANCELLED,
+    DS_FINISH_ERROR,
+} ds_finish;
+
+/* What a request tells of itself. */
+typedef struct ds_event {
+    uint64_t request;
+    int32_t token;     /* -1 with the last event */
+    int64_t index;     /* of the token in the answer */
+    float logprob;     /* of the token, natural logarithm, before penalties; 0 if not asked for */
+    ds_finish finish;  /* of the last event, which has no token */
+    const char *error; /* with DS_FINISH_ERROR; borrowed */
+} ds_event;
+
+typedef struct ds_request {
+    const int32_t *prompt; /* [n_prompt], copied */
+    int64_t n_prompt;      /* 1 or more */
+    int64_t max_tokens;    /* of the answer; 0: as many as fit */
+    ds_sampling sampling;
+    const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
+    size_t n_stop_tokens;
+    bool logprobs; /* tell each token's probability */
+    int priority;  /* higher ones first */
+    /* Called from the executor's thread for each token, then once with `finish`; must not wait. NULL:
+     * the answer is kept, for ds_async_executor_wait. */
+    void (*on_event)(const ds_event *event, void *context);
+    void *context;
+} ds_request;
+
+typedef struct ds_answer {
+    int32_t *tokens; /* the caller's to free() */
+    int64_t n_tokens;
+    int64_t n_cached; /* prompt tokens whose keys and values were there already */
+    ds_finish finish;
+} ds_answer;
+
+DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts opts,
+                                       ds_async_executor **out);
+/* Cancels what is at work and ends its thread. */
+DS_API void ds_async_executor_free(ds_async_executor *executor);
+
+/* Returns at once. *id: for the other calls. DS_INVALID for tokens that are none or a prompt that is
+ * too long; DS_BUSY when max_queue requests wait. */
+DS_API ds_status ds_async_executor_submit(ds_async_executor *executor, const ds_request *request,
+                                          uint64_t *id);
+/* Whether the request has ended. Only for requests without on_event, until they are waited for; as
+ * for the calls below, DS_NOT_FOUND for any other. */
+DS_API ds_status ds_async_executor_poll(ds_async_executor *executor, uint64_t id, bool *done);
+/* Waits for the end, at most so long (negative: for ever; DS_TIMEOUT then), and hands over the
+ * answer; the id is gone. */
+DS_API ds_status ds_async_executor_wait(ds_async_executor *executor, uint64_t id, double timeout_s,
+                                        ds_answer *out);
+/* The request ends soon, with DS_FINISH_CANCELLED unless it ends first. DS_NOT_FOUND if it has. */
+DS_API ds_status ds_async_executor_cancel(ds_async_executor *executor, uint64_t id);
+
+typedef struct ds_executor_stats {
+    int64_t n_running, n_waiting;
+    int64_t submitted, finished, cancelled, failed;
+    int64_t prompt_tokens, cached_tokens, generated_tokens, preemptions, steps;
+    int64_t blocks, blocks_in_use, blocks_cached; /* cached: kept for later requests, free to take */
+    int64_t tokens_in_last_step;
+    size_t cache_bytes;
+    double last_step_s; /* when the last step ended, on the monotonic clock; for health checks */
+} ds_executor_stats;
+
+DS_API void ds_async_executor_stats(ds_async_executor *executor, ds_executor_stats *out);
 
 #ifdef __cplusplus
 }

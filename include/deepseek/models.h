@@ -145,6 +145,22 @@ DS_API void ds_model_build_logits(ds_graph *g, const ds_model_config *config, in
 DS_API void ds_model_build_step(ds_graph *g, const ds_model_config *config, int64_t batch,
                                 int64_t n_tokens, int64_t capacity);
 
+/* A cache of keys and values in blocks that sequences share (Kwon et al. 2023). */
+typedef struct ds_paged_cache {
+    int64_t n_blocks, block_size; /* tokens a block holds */
+    ds_dtype dtype;
+} ds_paged_cache;
+
+/* One step of many sequences. Inputs, all i32: "tokens", "positions", "owners", "slots" [n_tokens] (as
+ * in ds_graph_paged_attention and _write), "tables" [n_sequences, blocks_per_sequence], "rows"
+ * [n_rows]: the tokens whose logits are wanted. Variables "paged/LAYER/k" and "/v". Output "logits"
+ * f32 [n_rows, vocab_size]. Decoders only. */
+DS_API void ds_model_build_paged(ds_graph *g, const ds_model_config *config, int64_t n_tokens,
+                                 int64_t n_rows, int64_t n_sequences, int64_t blocks_per_sequence,
+                                 const ds_paged_cache *cache);
+/* Bytes of one block of such a cache, all layers together. */
+DS_API size_t ds_model_block_bytes(const ds_model_config *config, const ds_paged_cache *cache);
+
 #ifdef __cplusplus
 }
 #endif

@@ -32,6 +32,8 @@ typedef enum ds_status {
     DS_UNSUPPORTED,   /* well-formed, but this build or backend cannot do it */
     DS_CANCELLED,     /* stopped on request (signal, deadline) */
     DS_NUMERIC,       /* NaN or Inf where a finite number is required */
+    DS_BUSY,          /* no room for another one now: try again later */
+    DS_TIMEOUT,       /* it did not happen within the time given */
     DS_INTERNAL,      /* a broken invariant of the library: a bug */
 } ds_status;
 

@@ -18,6 +18,8 @@ static const char *const status_names[] = {
     [DS_UNSUPPORTED] = "unsupported",
     [DS_CANCELLED] = "cancelled",
     [DS_NUMERIC] = "not a finite number",
+    [DS_BUSY] = "busy",
+    [DS_TIMEOUT] = "timeout",
     [DS_INTERNAL] = "internal error",
 };
 

@@ -1,4 +1,5 @@
-/* Drawing a token from logits: temperature, top-k, top-p (Holtzman et al. 2020). */
+/* Drawing a token from logits: penalties, temperature, top-k, top-p (Holtzman et al. 2020), min-p
+ * (Nguyen et al. 2024). */
 #include <math.h>
 #include <stdlib.h>
 
@@ -88,6 +89,65 @@ static int64_t keep_top_p(candidate *list, int64_t n, double p, double *total) {
     return i;
 }
 
+/* Those at least so likely, as a part of the likeliest. Weights are relative to it already. */
+static int64_t keep_min_p(candidate *list, int64_t n, double p, double *total) {
+    double most = 0, sum = 0;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = list[i].weight > most ? list[i].weight : most;
+    for (int64_t i = 0; i < n; i++)
+        if (list[i].weight >= p * most) {
+            sum += list[i].weight;
+            list[kept++] = list[i];
+        }
+    *total = sum;
+    return kept;
+}
+
+static void penalise_repetition(float *logits, int64_t n, float penalty, const int32_t *tokens,
+                                int64_t n_tokens, unsigned char *seen) {
+    for (int64_t i = 0; i < n_tokens; i++) {
+        const int32_t id = tokens[i];
+        if (id < 0 || id >= n || (seen[id / 8] & (1 << id % 8)))
+            continue;
+        seen[id / 8] |= (unsigned char)(1 << id % 8);
+        logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+    }
+}
+
+/* Once for standing in the answer, and for each time it does. */
+static void penalise_answer(float *logits, int64_t n, const ds_sampling *s, const int32_t *answer,
+                            int64_t n_answer, unsigned char *seen) {
+    for (int64_t i = 0; i < n_answer; i++) {
+        const int32_t id = answer[i];
+        if (id < 0 || id >= n)
+            continue;
+        logits[id] -= s->frequency_penalty;
+        if (!(seen[id / 8] & (1 << id % 8)))
+            logits[id] -= s->presence_penalty;
+        seen[id / 8] |= (unsigned char)(1 << id % 8);
+    }
+}
+
+void ds_sampling_penalise(float *logits, int64_t n, const ds_sampling *s, const int32_t *prompt,
+                          int64_t n_prompt, const int32_t *answer, int64_t n_answer) {
+    const bool repeats = s->repetition_penalty > 0 && s->repetition_penalty != 1;
+    const bool counts = s->presence_penalty != 0 || s->frequency_penalty != 0;
+    for (size_t i = 0; i < s->n_bias; i++)
+        if (s->bias[i].token >= 0 && s->bias[i].token < n)
+            logits[s->bias[i].token] += s->bias[i].bias;
+    if (!repeats && !counts)
+        return;
+    unsigned char *seen = ds_calloc(2, (size_t)(n + 7) / 8); /* short of memory: no penalties */
+    if (seen && repeats) {
+        penalise_repetition(logits, n, s->repetition_penalty, prompt, n_prompt, seen);
+        penalise_repetition(logits, n, s->repetition_penalty, answer, n_answer, seen);
+    }
+    if (seen && counts)
+        penalise_answer(logits, n, s, answer, n_answer, seen + (n + 7) / 8);
+    free(seen);
+}
+
 int32_t ds_sample(float *logits, int64_t n, ds_sampling s, int64_t position) {
     if (!(s.temperature > 0) || s.top_k == 1)
         return likeliest(logits, n);
@@ -104,6 +164,8 @@ int32_t ds_sample(float *logits, int64_t n, ds_sampling s, int64_t position) {
     }
     if (s.top_p > 0 && s.top_p < 1)
         kept = keep_top_p(list, kept, (double)s.top_p, &total);
+    if (s.min_p > 0)
+        kept = keep_min_p(list, kept, fmin((double)s.min_p, 1), &total);
     const ds_philox_block random = ds_philox(ds_mix64(s.seed), (uint64_t)position, 0);
     double left = ((double)random.word[0] + 0.5) * 0x1p-32 * total;
     int64_t i = 0;

@@ -134,6 +134,45 @@ void ds_model_build_step(ds_graph *g, const ds_model_config *c, int64_t batch, i
     ds_graph_output(g, "logits", families[c->architecture].head(g, c, last));
 }
 
+static ds_node *index_input(ds_graph *g, const char *name, int64_t n) {
+    return ds_graph_input(g, name, DS_I32, 1, &n);
+}
+
+void ds_model_build_paged(ds_graph *g, const ds_model_config *c, int64_t n_tokens, int64_t n_rows,
+                          int64_t n_sequences, int64_t blocks_per_sequence,
+                          const ds_paged_cache *cache) {
+    if (!is_sound(g, c, 1))
+        return;
+    if (!families[c->architecture].is_decoder || n_tokens < 1) {
+        ds_graph_refuse(g, "model", "%s cannot generate", families[c->architecture].name);
+        return;
+    }
+    ds_node *positions = index_input(g, "positions", n_tokens);
+    const ds_model_inputs in = {
+        .tokens =
+            ds_graph_reshape(g, index_input(g, "tokens", n_tokens), 2, (int64_t[]){1, n_tokens}),
+        .positions = positions,
+        .slots = index_input(g, "slots", n_tokens),
+        .paged = {.tables = ds_graph_input(g, "tables", DS_I32, 2,
+                                           (int64_t[]){n_sequences, blocks_per_sequence}),
+                  .owners = index_input(g, "owners", n_tokens),
+                  .positions = positions},
+        .cache = cache,
+    };
+    const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
+    ds_node *hidden = ds_graph_reshape(g, trunk.hidden, 2, (int64_t[]){n_tokens, c->hidden_size});
+    hidden = ds_graph_gather(g, hidden, index_input(g, "rows", n_rows));
+    ds_node *logits = families[c->architecture].head(g, c, hidden);
+    ds_graph_output(g, "logits", ds_graph_cast(g, logits, DS_F32));
+}
+
+size_t ds_model_block_bytes(const ds_model_config *c, const ds_paged_cache *cache) {
+    const ds_latent_config *l = &c->latent;
+    const int64_t of_token = l->kv_rank > 0 ? c->n_heads * (l->plain_dim + l->rotary_dim + l->v_dim)
+                                            : 2 * c->n_kv_heads * c->head_dim;
+    return (size_t)(c->n_layers * cache->block_size * of_token) * ds_dtype_size(cache->dtype);
+}
+
 int64_t ds_model_n_params(const ds_model_config *c) {
     ds_graph *g = ds_graph_new();
     int64_t n = 0;

@@ -12,8 +12,11 @@ typedef struct ds_model_inputs {
     ds_node *segment_ids; /* BERT: i32 [batch, n_tokens]; else NULL */
     ds_node *lengths;     /* i32 [batch]: keys past it are padding; NULL: none is */
     ds_node *first_keys;  /* i32 [batch, n_tokens]: a query sees none before; NULL: sees all */
-    ds_node *start;       /* i32 [batch]: with a cache, how much is in it; NULL: no cache */
-    int64_t capacity;     /* of the cache, tokens */
+    ds_node *slots;       /* i32 [n_tokens]: with a cache in blocks, where keys go; else NULL */
+    ds_paged_keys_of paged;
+    const ds_paged_cache *cache;
+    ds_node *start;   /* i32 [batch]: with a cache, how much is in it; NULL: no cache */
+    int64_t capacity; /* of the cache, tokens */
 } ds_model_inputs;
 
 typedef struct ds_model_trunk {

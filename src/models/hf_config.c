@@ -83,7 +83,7 @@ static const key qwen3_keys[] = {
 };
 
 static const key qwen2_expert_keys[] = {
-    {"num_experts", INTEGER, AT(n_experts), false}, /* as published */
+    {"num_experts", INTEGER, AT(n_experts), false},       /* as published */
     {"num_local_experts", INTEGER, AT(n_experts), false}, /* as transformers 5 writes */
     {"num_experts_per_tok", INTEGER, AT(experts_per_token), true},
     {"moe_intermediate_size", INTEGER, AT(experts.intermediate_size), true},
@@ -94,7 +94,7 @@ static const key qwen2_expert_keys[] = {
 };
 
 static const key qwen3_expert_keys[] = {
-    {"num_experts", INTEGER, AT(n_experts), false}, /* as published */
+    {"num_experts", INTEGER, AT(n_experts), false},       /* as published */
     {"num_local_experts", INTEGER, AT(n_experts), false}, /* as transformers 5 writes */
     {"num_experts_per_tok", INTEGER, AT(experts_per_token), true},
     {"moe_intermediate_size", INTEGER, AT(experts.intermediate_size), true},

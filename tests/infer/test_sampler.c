@@ -100,6 +100,40 @@ static void test_shares(void **state) {
     }
 }
 
+/* Of logits 0, 1, … 9 those within a tenth of the likeliest are the last three: e⁻² is above it,
+ * e⁻³ is not. */
+static void test_min_p(void **state) {
+    (void)state;
+    bool seen[10] = {0};
+    for (int64_t i = 0; i < 2000; i++) {
+        float logits[10];
+        for (int k = 0; k < 10; k++)
+            logits[k] = (float)k;
+        seen[ds_sample(logits, 10, (ds_sampling){.temperature = 1, .min_p = 0.1f}, i)] = true;
+    }
+    for (int k = 0; k < 10; k++)
+        assert_int_equal(seen[k], k >= 7);
+}
+
+static void test_penalties(void **state) {
+    (void)state;
+    const int32_t prompt[] = {1, 1, 99, -1}, answer[] = {2, 3, 3};
+    const ds_logit_bias bias[] = {{4, -50}, {0, 1}, {77, 9}};
+    float logits[] = {0, 2, 3, 4, 5, -2};
+    ds_sampling s = {
+        .presence_penalty = 0.5f, .frequency_penalty = 0.25f, .bias = bias, .n_bias = 3};
+    ds_sampling_penalise(logits, 6, &s, prompt, 4, answer, 3);
+    const float expected[] = {1, 2, 2.25f, 3, -45, -2};
+    for (int i = 0; i < 6; i++)
+        assert_float_equal(logits[i], expected[i], 1e-6);
+    const int32_t repeated[] = {5, 5, 2};
+    s = (ds_sampling){.repetition_penalty = 2};
+    ds_sampling_penalise(logits, 6, &s, prompt, 2, repeated, 3);
+    const float divided[] = {1, 1, 1.125f, 3, -45, -4}; /* once each; below 0 the other way */
+    for (int i = 0; i < 6; i++)
+        assert_float_equal(logits[i], divided[i], 1e-6);
+}
+
 static void test_odd_logits(void **state) {
     (void)state;
     float all_nan[N], infinite[N];
@@ -122,7 +156,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy),     cmocka_unit_test(test_top_k),
         cmocka_unit_test(test_top_p),      cmocka_unit_test(test_shares),
-        cmocka_unit_test(test_odd_logits),
+        cmocka_unit_test(test_odd_logits), cmocka_unit_test(test_min_p),
+        cmocka_unit_test(test_penalties),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

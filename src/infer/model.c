@@ -1,0 +1,193 @@
+/* Opening a trained model: which folder is meant, and all that lies in it. */
+#include "infer/model.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checkpoint_folder.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/text.h"
+
+/* ---- where it is ----------------------------------------------------------------------------- */
+
+/* Folders in which a preset's trained model may lie, one a line. */
+static void list_places(ds_text *out) {
+    const char *given = getenv("DEEPSEEK_MODELS"), *home = getenv("HOME");
+    for (const char *at = given; at && *at;) {
+        const size_t n = strcspn(at, ":");
+        if (n > 0)
+            ds_text_printf(out, "%.*s\n", (int)n, at);
+        at += n + (at[n] == ':');
+    }
+    if (home && *home)
+        ds_text_printf(out, "%s/.cache/deepseek\n", home);
+}
+
+static ds_status find_preset(const char *name, char out[PATH_MAX]) {
+    ds_text places = {0};
+    list_places(&places);
+    for (char *at = places.data; at && *at;) {
+        char *end = strchr(at, '\n');
+        snprintf(out, PATH_MAX, "%.*s/%s", (int)(end - at), at, name);
+        if (ds_folder_exists(out)) {
+            ds_text_clear(&places);
+            return DS_OK;
+        }
+        *end = ',';
+        at = end + 1;
+    }
+    const ds_status status = ds_fail(
+        DS_NOT_FOUND,
+        "\"%s\" is the name of a preset, which has no weights of its own; a folder of that name "
+        "with a trained model was looked for in %s and not found (set DEEPSEEK_MODELS, or give "
+        "the folder)",
+        name, places.data ? places.data : "no place");
+    ds_text_clear(&places);
+    return status;
+}
+
+/* The model's own folder or file, or the newest whole checkpoint below a run folder. */
+static ds_status find_model(const char *path, char out[PATH_MAX]) {
+    char inner[PATH_MAX];
+    ds_model_config unused;
+    if (!ds_folder_exists(path) && !ds_file_exists(path))
+        return ds_model_preset(path, &unused) == DS_OK
+                   ? find_preset(path, out)
+                   : ds_fail(DS_NOT_FOUND, "%s: no such file or folder, nor a preset's name", path);
+    snprintf(inner, sizeof inner, "%s/checkpoints", path);
+    if (ds_folder_exists(inner))
+        return ds_checkpoint_find(inner, out);
+    snprintf(out, PATH_MAX, "%s", path);
+    return DS_OK;
+}
+
+/* The last part of the path as the user gave it. */
+static void set_name(ds_model *m, const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    size_t start = n;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    snprintf(m->name, sizeof m->name, "%.*s", (int)(n - start), path + start);
+}
+
+/* ---- what is in it --------------------------------------------------------------------------- */
+
+/* Beside a llama2.c model.bin lies tokenizer.bin; other models' folders hold their tokenizer. A
+ * model without one answers in token ids. */
+static ds_status open_tokenizer(ds_model *m) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s", m->path);
+    if (!ds_folder_exists(m->path)) {
+        const char *slash = strrchr(m->path, '/');
+        snprintf(path, sizeof path, "%.*stokenizer.bin", slash ? (int)(slash - m->path) + 1 : 0,
+                 m->path);
+    }
+    const ds_status status = ds_tokenizer_load(path, &m->tokenizer);
+    return status == DS_NOT_FOUND ? DS_OK : status;
+}
+
+static void add_end_token(ds_model *m, int64_t id) {
+    if (id < 0 || id >= m->config.vocab_size || m->n_end_tokens == DS_MOST_END_TOKENS)
+        return;
+    for (size_t i = 0; i < m->n_end_tokens; i++)
+        if (m->end_tokens[i] == id)
+            return;
+    m->end_tokens[m->n_end_tokens++] = (int32_t)id;
+}
+
+static void add_end_tokens_of(ds_model *m, const char *file) {
+    char path[PATH_MAX + 32], *text = NULL;
+    size_t size = 0;
+    snprintf(path, sizeof path, "%s/%s", m->path, file);
+    if (!ds_file_exists(path) || ds_file_read(path, (size_t)1 << 20, &text, &size) != DS_OK)
+        return;
+    json_t *root = json_loadb(text, size, 0, NULL);
+    json_t *ids = json_object_get(root, "eos_token_id");
+    if (json_is_integer(ids))
+        add_end_token(m, json_integer_value(ids));
+    for (size_t i = 0; i < json_array_size(ids); i++)
+        if (json_is_integer(json_array_get(ids, i)))
+            add_end_token(m, json_integer_value(json_array_get(ids, i)));
+    json_decref(root);
+    free(text);
+}
+
+static void find_end_tokens(ds_model *m) {
+    add_end_tokens_of(m, "generation_config.json");
+    add_end_tokens_of(m, "config.json");
+    add_end_token(m, m->config.eos_token);
+    if (m->tokenizer)
+        add_end_token(m, ds_tokenizer_eos(m->tokenizer));
+}
+
+static ds_status load_parameters(ds_model *m, const ds_model_opts *opts) {
+    DS_TRY(ds_backend_open(opts->device ? opts->device : "cpu",
+                           (ds_backend_opts){.n_threads = opts->n_threads}, &m->backend));
+    DS_TRY(ds_state_new(m->backend, &m->state));
+    ds_graph *g = ds_graph_new();
+    if (!g)
+        return DS_OUT_OF_MEMORY;
+    ds_model_build_logits(g, &m->config, 1, 1);
+    ds_status status = ds_graph_ok(g) ? ds_state_declare(m->state, g) : DS_INVALID;
+    ds_graph_free(g);
+    return status == DS_OK ? ds_model_load(m->path, &m->config, m->state) : status;
+}
+
+ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_model **out) {
+    ds_model *m = ds_calloc(1, sizeof *m);
+    if (!m)
+        return DS_OUT_OF_MEMORY;
+    ds_status status = find_model(path, m->path);
+    if (status == DS_OK)
+        status = ds_checkpoint_verify_model(m->path);
+    if (status == DS_OK)
+        status = ds_model_config_load(m->path, &m->config);
+    if (status == DS_OK)
+        status = open_tokenizer(m);
+    if (status == DS_OK)
+        status = load_parameters(m, &opts);
+    if (status != DS_OK) {
+        ds_model_free(m);
+        return status;
+    }
+    set_name(m, path);
+    find_end_tokens(m);
+    *out = m;
+    return DS_OK;
+}
+
+void ds_model_free(ds_model *m) {
+    if (!m)
+        return;
+    ds_state_free(m->state);
+    ds_backend_close(m->backend);
+    ds_tokenizer_free(m->tokenizer);
+    free(m);
+}
+
+const ds_model_config *ds_model_get_config(const ds_model *m) {
+    return &m->config;
+}
+
+ds_state *ds_model_get_state(ds_model *m) {
+    return m->state;
+}
+
+const ds_tokenizer *ds_model_get_tokenizer(const ds_model *m) {
+    return m->tokenizer;
+}
+
+const char *ds_model_get_name(const ds_model *m) {
+    return m->name;
+}
+
+const int32_t *ds_model_end_tokens(const ds_model *m, size_t *n) {
+    *n = m->n_end_tokens;
+    return m->end_tokens;
+}

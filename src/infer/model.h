@@ -1,0 +1,22 @@
+/* A trained model in memory. */
+#ifndef DS_INFER_MODEL_H
+#define DS_INFER_MODEL_H
+
+#include <limits.h>
+
+#include "deepseek/inference.h"
+
+enum { DS_MOST_END_TOKENS = 16 };
+
+struct ds_model {
+    char path[PATH_MAX]; /* what was loaded */
+    char name[256];
+    ds_model_config config;
+    ds_tokenizer *tokenizer; /* NULL: none */
+    ds_backend *backend;
+    ds_state *state;
+    int32_t end_tokens[DS_MOST_END_TOKENS];
+    size_t n_end_tokens;
+};
+
+#endif

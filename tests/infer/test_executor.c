@@ -1,0 +1,376 @@
+/* The asynchronous executor against generation of one sequence at a time, for every family of
+ * decoders; short caches, shared beginnings, cancelling, limits, and many threads at once. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "deepseek/inference.h"
+
+enum { LONGEST = 20, N_REQUESTS = 9 };
+
+static void require(ds_status status) {
+    if (status != DS_OK)
+        fail_msg("%s", ds_error());
+}
+
+static ds_model *open_model(const char *family) {
+    char path[512];
+    ds_model *m = NULL;
+    snprintf(path, sizeof path, "%s/goldens/%s", DS_TEST_DATA, family);
+    require(ds_model_from_pretrained(path, (ds_model_opts){.n_threads = 2}, &m));
+    return m;
+}
+
+static int64_t prompt_of(const ds_model *m, int i, int32_t *out) {
+    const int64_t n = 1 + i * 2;
+    for (int64_t t = 0; t < n; t++)
+        out[t] = (int32_t)(ds_philox((uint64_t)(i % 3), (uint64_t)t, 0).word[0] %
+                           (uint32_t)ds_model_get_config(m)->vocab_size);
+    return n;
+}
+
+static int64_t generate(ds_model *m, const int32_t *prompt, int64_t n, int64_t most,
+                        ds_sampling sampling, int32_t *out) {
+    ds_generator *g = NULL;
+    int64_t made = 0;
+    require(ds_generator_new(ds_model_get_state(m), ds_model_get_config(m), LONGEST,
+                             DS_PRECISION_FULL, &g));
+    require(ds_generator_feed(g, prompt, n));
+    while (made < most && n + made < LONGEST && ds_generator_next(g, sampling, &out[made]) == DS_OK)
+        made++;
+    ds_generator_free(g);
+    return made;
+}
+
+/* All requests at once; each answer is what it is alone. */
+static void check_answers(const char *family, ds_async_executor_opts opts, ds_sampling sampling,
+                          ds_executor_stats *stats) {
+    ds_model *m = open_model(family);
+    ds_async_executor *e = NULL;
+    uint64_t ids[N_REQUESTS];
+    int32_t prompt[LONGEST];
+    opts.max_seq_len = LONGEST;
+    require(ds_async_executor_new(m, opts, &e));
+    for (int i = 0; i < N_REQUESTS; i++) {
+        const ds_request q = {.prompt = prompt,
+                              .n_prompt = prompt_of(m, i, prompt),
+                              .max_tokens = 12,
+                              .sampling = sampling};
+        require(ds_async_executor_submit(e, &q, &ids[i]));
+    }
+    ds_answer answers[N_REQUESTS];
+    for (int i = 0; i < N_REQUESTS; i++)
+        require(ds_async_executor_wait(e, ids[i], 60, &answers[i]));
+    ds_async_executor_stats(e, stats);
+    ds_async_executor_free(e);
+    for (int i = 0; i < N_REQUESTS; i++) {
+        int32_t alone[LONGEST];
+        const int64_t n = prompt_of(m, i, prompt);
+        const int64_t made = generate(m, prompt, n, 12, sampling, alone);
+        assert_int_equal(answers[i].finish, DS_FINISH_LENGTH);
+        assert_int_equal(answers[i].n_tokens, made);
+        for (int64_t t = 0; t < made; t++)
+            if (answers[i].tokens[t] != alone[t])
+                fail_msg("%s: token %lld of answer %d is %d, alone it is %d", family, (long long)t,
+                         i, answers[i].tokens[t], alone[t]);
+        free(answers[i].tokens);
+    }
+    ds_model_free(m);
+}
+
+static void answers_are_as_alone(void **unused) {
+    (void)unused;
+    static const char *const families[] = {"gpt2",      "llama",       "mixtral",    "mistral",
+                                           "qwen2_moe", "deepseek_v2", "deepseek_v3"};
+    ds_executor_stats s;
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        check_answers(families[i], (ds_async_executor_opts){.max_batch_size = 4}, (ds_sampling){0},
+                      &s);
+    assert_true(s.finished == N_REQUESTS && s.failed == 0 && s.n_running == 0);
+    assert_int_equal(s.blocks_in_use, 0);
+}
+
+static void drawn_answers_are_as_alone(void **unused) {
+    (void)unused;
+    ds_executor_stats s;
+    const ds_sampling sampling = {.temperature = 0.9f, .top_k = 20, .top_p = 0.95f, .seed = 7};
+    check_answers("llama", (ds_async_executor_opts){.tokens_per_step = 5, .max_batch_size = 5},
+                  sampling, &s);
+    assert_true(s.steps > 20); /* prompts went in chunks */
+}
+
+/* Three blocks for requests of up to two: some must begin anew, all end well. */
+static void short_caches_only_take_longer(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    const ds_paged_cache block = {.block_size = 16, .dtype = DS_F32};
+    const size_t bytes = ds_model_block_bytes(ds_model_get_config(m), &block);
+    ds_model_free(m);
+    ds_executor_stats s;
+    check_answers("llama", (ds_async_executor_opts){.cache_bytes = 3 * bytes + 5}, (ds_sampling){0},
+                  &s);
+    assert_int_equal(s.blocks, 3);
+    assert_true(s.preemptions > 0);
+    assert_true(s.cache_bytes <= 3 * bytes + 5);
+}
+
+static void beginnings_are_shared(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ds_async_executor *e = NULL;
+    int32_t prompt[18], first[4];
+    for (int i = 0; i < 18; i++)
+        prompt[i] = i * 3 % 61;
+    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_seq_len = 24}, &e));
+    for (int round = 0; round < 3; round++) {
+        uint64_t id;
+        ds_answer a;
+        prompt[17] = round == 2 ? 5 : 51; /* the last time another end */
+        const ds_request q = {.prompt = prompt, .n_prompt = 18, .max_tokens = 4};
+        require(ds_async_executor_submit(e, &q, &id));
+        require(ds_async_executor_wait(e, id, -1, &a));
+        assert_int_equal(a.n_cached, round == 0 ? 0 : 16);
+        if (round == 0)
+            memcpy(first, a.tokens, sizeof first);
+        if (round == 1)
+            assert_memory_equal(first, a.tokens, sizeof first);
+        free(a.tokens);
+    }
+    ds_executor_stats s;
+    ds_async_executor_stats(e, &s);
+    assert_true(s.cached_tokens == 32 && s.prompt_tokens == 54 && s.blocks_cached >= 1);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+}
+
+static void bad_requests_are_refused(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ds_async_executor *e = NULL;
+    uint64_t id = 0;
+    bool done;
+    ds_answer a;
+    static int32_t tokens[64];
+    const ds_async_executor_opts none = {.cache_bytes = 10}, below = {.max_batch_size = -1};
+    assert_int_equal(ds_async_executor_new(m, none, &e), DS_INVALID);
+    assert_int_equal(ds_async_executor_new(m, below, &e), DS_INVALID);
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    const ds_request empty = {.prompt = tokens}, full = {.prompt = tokens, .n_prompt = 24};
+    assert_int_equal(ds_async_executor_submit(e, &empty, &id), DS_INVALID);
+    assert_int_equal(ds_async_executor_submit(e, &full, &id), DS_INVALID);
+    assert_non_null(strstr(ds_error(), "may have 24"));
+    tokens[1] = 61;
+    assert_int_equal(
+        ds_async_executor_submit(e, &(ds_request){.prompt = tokens, .n_prompt = 2}, &id),
+        DS_INVALID);
+    assert_int_equal(ds_async_executor_wait(e, 77, 0, &a), DS_NOT_FOUND);
+    assert_int_equal(ds_async_executor_poll(e, 77, &done), DS_NOT_FOUND);
+    assert_int_equal(ds_async_executor_cancel(e, 77), DS_NOT_FOUND);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+    assert_int_equal(ds_model_from_pretrained("/nowhere", (ds_model_opts){0}, &m), DS_NOT_FOUND);
+    setenv("DEEPSEEK_MODELS", "/tmp/a:/tmp/b", 1);
+    assert_int_equal(ds_model_from_pretrained("deepseek-175b", (ds_model_opts){0}, &m),
+                     DS_NOT_FOUND);
+    assert_non_null(strstr(ds_error(), "/tmp/b"));
+}
+
+/* ---- events, stop tokens, cancelling -----------------------------------------------------------
+ */
+
+typedef struct diary {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int n_tokens, n_ends;
+    ds_finish finish;
+    int32_t tokens[64];
+    bool ordered, logprobs_are_negative;
+} diary;
+
+static void note(const ds_event *event, void *context) {
+    diary *l = context;
+    pthread_mutex_lock(&l->lock);
+    if (event->finish == DS_FINISH_NONE) {
+        l->ordered = l->ordered && event->index == l->n_tokens && l->n_ends == 0;
+        l->logprobs_are_negative = l->logprobs_are_negative && event->logprob < 0;
+        l->tokens[l->n_tokens++ % 64] = event->token;
+    } else {
+        l->finish = event->finish;
+        l->n_ends++;
+    }
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static diary *new_diary(void) {
+    diary *l = calloc(1, sizeof *l);
+    assert_non_null(l);
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->changed, NULL);
+    l->ordered = l->logprobs_are_negative = true;
+    return l;
+}
+
+static void await_end(diary *l) {
+    pthread_mutex_lock(&l->lock);
+    while (l->n_ends == 0)
+        pthread_cond_wait(&l->changed, &l->lock);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void events_come_in_order(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("gpt2");
+    ds_async_executor *e = NULL;
+    diary *l = new_diary(), *stopped = new_diary();
+    uint64_t id;
+    const int32_t prompt[] = {3, 1, 4};
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    ds_request q = {.prompt = prompt,
+                    .n_prompt = 3,
+                    .max_tokens = 9,
+                    .logprobs = true,
+                    .on_event = note,
+                    .context = l};
+    require(ds_async_executor_submit(e, &q, &id));
+    await_end(l);
+    assert_true(l->ordered && l->logprobs_are_negative);
+    assert_int_equal(l->n_tokens, 9);
+    assert_int_equal(l->finish, DS_FINISH_LENGTH);
+    q.stop_tokens = &l->tokens[4]; /* where it comes first */
+    q.n_stop_tokens = 1;
+    q.context = stopped;
+    require(ds_async_executor_submit(e, &q, &id));
+    await_end(stopped);
+    int expected = 0;
+    while (l->tokens[expected] != l->tokens[4])
+        expected++;
+    assert_int_equal(stopped->n_tokens, expected);
+    assert_int_equal(stopped->finish, DS_FINISH_STOP);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+    free(l);
+    free(stopped);
+}
+
+static void cancelled_requests_end(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("gpt2");
+    ds_async_executor *e = NULL;
+    uint64_t ids[40];
+    int n_full = 0, n_in = 0;
+    const int32_t prompt[] = {3, 1, 4};
+    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_batch_size = 1, .max_queue = 5},
+                                  &e));
+    for (int i = 0; i < 40; i++) {
+        const ds_request q = {.prompt = prompt, .n_prompt = 3, .priority = i};
+        const ds_status status = ds_async_executor_submit(e, &q, &ids[n_in]);
+        n_full += status == DS_BUSY;
+        n_in += status == DS_OK;
+    }
+    assert_true(n_full > 0);
+    ds_answer a;
+    int n_cancelled = 0;
+    for (int i = 0; i < n_in; i++)
+        n_cancelled += ds_async_executor_cancel(e, ids[i]) == DS_OK;
+    assert_true(n_cancelled > 0);
+    for (int i = 0; i < n_in; i++) {
+        require(ds_async_executor_wait(e, ids[i], 60, &a));
+        assert_true(a.finish == DS_FINISH_CANCELLED || a.finish == DS_FINISH_LENGTH);
+        free(a.tokens);
+    }
+    ds_executor_stats s;
+    ds_async_executor_stats(e, &s);
+    assert_true(s.cancelled + s.finished == n_in && s.n_waiting == 0);
+    /* freeing with work at hand ends it */
+    diary *l = new_diary();
+    const ds_request q = {.prompt = prompt, .n_prompt = 3, .on_event = note, .context = l};
+    require(ds_async_executor_submit(e, &q, &ids[0]));
+    ds_async_executor_free(e);
+    assert_int_equal(l->n_ends, 1);
+    free(l);
+    ds_model_free(m);
+}
+
+/* ---- many threads ------------------------------------------------------------------------------
+ */
+
+enum { THREADS = 8, EACH = 1250 };
+
+typedef struct crowd {
+    ds_async_executor *executor;
+    int number;
+    int64_t n_answers, n_cancelled, n_wrong;
+} crowd;
+
+static void *ask(void *context) {
+    crowd *c = context;
+    for (int i = 0; i < EACH; i++) {
+        const int32_t prompt[] = {(int32_t)(c->number % 61), (int32_t)(i % 61)};
+        const ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 2};
+        uint64_t id;
+        ds_answer a;
+        while (ds_async_executor_submit(c->executor, &q, &id) == DS_BUSY)
+            continue;
+        if (i % 5 == 0)
+            c->n_cancelled += ds_async_executor_cancel(c->executor, id) == DS_OK;
+        if (ds_async_executor_wait(c->executor, id, 120, &a) != DS_OK) {
+            c->n_wrong++;
+            continue;
+        }
+        c->n_answers++;
+        c->n_wrong += a.finish != DS_FINISH_CANCELLED && a.n_tokens != 2;
+        c->n_wrong += ds_async_executor_wait(c->executor, id, 0, &a) != DS_NOT_FOUND;
+        free(a.tokens);
+    }
+    return NULL;
+}
+
+static void none_is_lost_and_none_comes_twice(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ds_async_executor *e = NULL;
+    crowd crowds[THREADS] = {0};
+    pthread_t threads[THREADS];
+    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_queue = 6}, &e));
+    for (int i = 0; i < THREADS; i++) {
+        crowds[i] = (crowd){.executor = e, .number = i};
+        assert_int_equal(pthread_create(&threads[i], NULL, ask, &crowds[i]), 0);
+    }
+    int64_t answers = 0, wrong = 0;
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        answers += crowds[i].n_answers;
+        wrong += crowds[i].n_wrong;
+    }
+    ds_executor_stats s;
+    ds_async_executor_stats(e, &s);
+    assert_int_equal(wrong, 0);
+    assert_int_equal(answers, THREADS * EACH);
+    assert_int_equal(s.submitted, THREADS * EACH);
+    assert_int_equal(s.finished + s.cancelled, THREADS * EACH);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_are_as_alone),
+        cmocka_unit_test(drawn_answers_are_as_alone),
+        cmocka_unit_test(short_caches_only_take_longer),
+        cmocka_unit_test(beginnings_are_shared),
+        cmocka_unit_test(bad_requests_are_refused),
+        cmocka_unit_test(events_come_in_order),
+        cmocka_unit_test(cancelled_requests_end),
+        cmocka_unit_test(none_is_lost_and_none_comes_twice),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
