@@ -43,7 +43,7 @@ static void update_range(const ds_kernel_args *args, const ds_update *u, update_
                          int64_t start, int64_t n) {
     enum { MOST = 4 };
     const int n_changed = args->node->op->n_changed;
-    float buffers[MOST][DS_BLOCK], *blocks[MOST];
+    float buffers[MOST][DS_BLOCK], *blocks[MOST] = {0};
     for (int k = 0; k <= n_changed; k++) /* fetch gives the tensor's own, writable, memory in f32 */
         blocks[k] = (float *)ds_cpu_fetch(&args->inputs[k], start, 1, n, buffers[k]);
     block(u, blocks, n);
