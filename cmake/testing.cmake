@@ -13,7 +13,13 @@ if(DS_SANITIZE MATCHES "thread")
          TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1)
 endif()
 
+if(DS_SANITIZE)
+    set(DS_TEST_TIMEOUT 1800)
+else()
+    set(DS_TEST_TIMEOUT 600)
+endif()
+
 function(ds_test_properties)
     set_tests_properties(${ARGV} PROPERTIES
-        TIMEOUT 600 SKIP_RETURN_CODE 77 ENVIRONMENT "${DS_TEST_ENVIRONMENT}")
+        TIMEOUT ${DS_TEST_TIMEOUT} SKIP_RETURN_CODE 77 ENVIRONMENT "${DS_TEST_ENVIRONMENT}")
 endfunction()
