@@ -19,7 +19,8 @@
  *
  * Errors are sticky: the first failing call is kept in the graph with its name scope and shapes,
  * returns NULL, and later calls (NULL arguments included) do nothing. Check once, at the end, with
- * ds_graph_ok, or leave it to ds_compile. Nodes are borrowed from the graph. All shapes are static. */
+ * ds_graph_ok, or leave it to ds_compile. Nodes are borrowed from the graph. All shapes are static.
+ */
 #ifndef DEEPSEEK_GRAPH_H
 #define DEEPSEEK_GRAPH_H
 
@@ -98,11 +99,24 @@ DS_API int64_t ds_node_count(const ds_node *x);         /* elements */
 /* ---- element-wise ------------------------------------------------------------------------- */
 
 typedef enum ds_unary {
-    DS_NEG, DS_EXP, DS_LOG, DS_SQRT, DS_RSQRT, DS_SQUARE, DS_RECIPROCAL, DS_TANH, DS_SIGMOID,
-    DS_ERF, DS_RELU, DS_SILU,
+    DS_NEG,
+    DS_EXP,
+    DS_LOG,
+    DS_SQRT,
+    DS_RSQRT,
+    DS_SQUARE,
+    DS_RECIPROCAL,
+    DS_TANH,
+    DS_SIGMOID,
+    DS_ERF,
+    DS_RELU,
+    DS_SILU,
     DS_GELU,      /* x/2 (1 + erf(x/√2)) */
     DS_GELU_TANH, /* Hendrycks & Gimpel 2016, tanh form (GPT-2's "gelu_new") */
-    DS_ABS, DS_SIGN, DS_SIN, DS_COS,
+    DS_ABS,
+    DS_SIGN,
+    DS_SIN,
+    DS_COS,
     DS_SCALE,  /* alpha·x */
     DS_OFFSET, /* x + alpha */
     DS_STEP,   /* 1 where x > 0, else 0 */
@@ -110,10 +124,18 @@ typedef enum ds_unary {
 } ds_unary;
 
 typedef enum ds_binary {
-    DS_ADD, DS_SUB, DS_MUL, DS_DIV, DS_MAXIMUM, DS_MINIMUM,
-    DS_EQUAL, DS_LESS, /* 1 or 0, in the dtype of a */
+    DS_ADD,
+    DS_SUB,
+    DS_MUL,
+    DS_DIV,
+    DS_MAXIMUM,
+    DS_MINIMUM,
+    DS_EQUAL,
+    DS_LESS, /* 1 or 0, in the dtype of a */
     /* derivative of the activation at a, times b */
-    DS_SILU_GRAD, DS_GELU_GRAD, DS_GELU_TANH_GRAD,
+    DS_SILU_GRAD,
+    DS_GELU_GRAD,
+    DS_GELU_TANH_GRAD,
     DS_BINARY_KINDS
 } ds_binary;
 
@@ -247,7 +269,8 @@ DS_API ds_node *ds_graph_conv2d(ds_graph *g, ds_node *x, ds_node *weight, ds_nod
 
 /* ---- quantisation -------------------------------------------------------------------------- */
 
-/* round(x / scale) clamped to ±127, i8. scale: rank 0, or [rows] for one per row of x [rows, ...]. */
+/* round(x / scale) clamped to ±127, i8. scale: rank 0, or [rows] for one per row of x [rows, ...].
+ */
 DS_API ds_node *ds_graph_quantise(ds_graph *g, ds_node *x, ds_node *scale);
 /* q · scale in `dtype`; q is i8 or i32. */
 DS_API ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype dtype);

@@ -20,7 +20,7 @@ ds_status ds_fail_errno(const char *fmt, ...) DS_PRINTF(1, 2);
 #ifdef __clang_analyzer__
 /* The analyzer sees one file at a time: tell it that a failure is never DS_OK. */
 #define ds_fail(status, ...) ((ds_fail)(status, __VA_ARGS__), (status))
-#define ds_fail_errno(...) ((ds_fail_errno)(__VA_ARGS__), DS_IO)
+#define ds_fail_errno(...)   ((ds_fail_errno)(__VA_ARGS__), DS_IO)
 #endif
 
 /* Returns from the enclosing function when the call failed. */

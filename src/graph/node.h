@@ -62,8 +62,8 @@ typedef enum ds_trait {
     DS_ELEMENTWISE = 4, /* result element i depends on input elements i only */
     DS_EFFECT = 8, /* changes its first n_changed inputs, variables; result 0 is input 0 after it */
     DS_HEAVY = 16, /* expensive: its result is kept under selective recomputation */
-    DS_RANDOM = 32, /* draws random numbers: reads the run's seed */
-    DS_DERIVED = 64,    /* worth keeping between runs when it depends on parameters alone */
+    DS_RANDOM = 32,  /* draws random numbers: reads the run's seed */
+    DS_DERIVED = 64, /* worth keeping between runs when it depends on parameters alone */
 } ds_trait;
 
 /* How the precision pass treats an op's float inputs. */

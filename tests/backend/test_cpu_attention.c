@@ -21,7 +21,7 @@ static const problem problems[] = {
     {2, 5, 2, 16, 5, 2, 16, 0, true, false},
     {2, 130, 3, 64, 130, 3, 64, 0, true, false},
     {1, 64, 2, 32, 64, 1, 48, 0, false, false},
-    {2, 70, 4, 40, 200, 2, 24, 0, true, true},   /* grouped, more keys than queries */
+    {2, 70, 4, 40, 200, 2, 24, 0, true, true},    /* grouped, more keys than queries */
     {1, 200, 2, 64, 200, 2, 64, 33, true, false}, /* window */
     {2, 100, 2, 64, 100, 2, 64, 50, false, true},
     {1, 150, 4, 128, 90, 1, 64, 0, true, false}, /* the first queries see no key */
@@ -100,15 +100,14 @@ static void backward_matches_reference(void **unused) {
                                  case_input(g, floats[d], 4, dims),
                                  case_input(g, DS_F32, CASE_DIMS(p->batch, p->heads, p->tokens)),
                                  x[3]};
-            check_kernel(
-                ds_graph_add_node(g, &ds_op_attention_grad, &opts, inputs, n == 4 ? 7 : 6),
-                (kernel_case){.seed = (uint64_t)s,
-                              .strided = (s + d) % 2 ? 0xF : 0,
-                              .int_high = (int)p->keys + 5,
-                              .tolerance = 1e-4,
-                              .low_tolerance = d == 1 ? 4e-2 : 2e-3,
-                              .adjust = forward_first,
-                              .context = forward});
+            check_kernel(ds_graph_add_node(g, &ds_op_attention_grad, &opts, inputs, n == 4 ? 7 : 6),
+                         (kernel_case){.seed = (uint64_t)s,
+                                       .strided = (s + d) % 2 ? 0xF : 0,
+                                       .int_high = (int)p->keys + 5,
+                                       .tolerance = 1e-4,
+                                       .low_tolerance = d == 1 ? 4e-2 : 2e-3,
+                                       .adjust = forward_first,
+                                       .context = forward});
             ds_graph_free(g);
         }
 }

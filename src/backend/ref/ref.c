@@ -78,8 +78,8 @@ static void write_back(const ds_tensor *from, const ds_tensor *to) {
         if (ds_dtype_is_float(to->dtype))
             store_float(to, at, ((const float *)from->data)[i]);
         else
-            memcpy((char *)to->data + (size_t)at * size, (const char *)from->data + (size_t)i * size,
-                   size);
+            memcpy((char *)to->data + (size_t)at * size,
+                   (const char *)from->data + (size_t)i * size, size);
     }
 }
 
@@ -108,7 +108,8 @@ static ds_status run_reference(const ds_kernel_args *args, ds_stream *stream) {
         op->reference(&call);
         for (int i = 0; i < n; i++) {
             const ds_tensor *t = i < n_in ? &args->inputs[i] : &args->outputs[i - n_in];
-            const bool changed = i < n_in ? i < op->n_changed : !(op->traits & DS_EFFECT) || i > n_in;
+            const bool changed =
+                i < n_in ? i < op->n_changed : !(op->traits & DS_EFFECT) || i > n_in;
             if (changed && plain[i].data != t->data)
                 write_back(&plain[i], t);
         }
