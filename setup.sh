@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the build needs, if any is missing, and builds the project.
-#   ./setup.sh [preset]        preset: release (default), debug, asan, tsan, coverage, fuzz
+#   ./setup.sh [preset]        preset: release (default), debug, asan; with more packages clang, tsan,
+#                               coverage, fuzz, arm64
 #   ./setup.sh --packages FILE installs the packages listed in FILE and stops
 # As root, or as a user with sudo. Run again at will: what is done is skipped.
 set -eu
@@ -39,5 +40,9 @@ if [ "${1:-}" = --packages ]; then
 fi
 preset="${1:-release}"
 install_packages deploy/debian-packages.txt
-[ -f "build/$preset/build.ninja" ] || cmake --preset "$preset" >&2
+case "$preset" in
+release | debug | asan) ;;
+*) install_packages deploy/debian-packages-full.txt ;;
+esac
+[ "build/$preset/build.ninja" -nt CMakePresets.json ] || cmake --preset "$preset" >&2
 cmake --build "build/$preset" >&2

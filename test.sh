@@ -1,28 +1,59 @@
 #!/bin/sh
 # Sets up and passes the tests.
 #   ./test.sh          build and run every test
-#   ./test.sh --full   also under AddressSanitizer + UBSan and ThreadSanitizer, with clang, a minute
-#                      of each fuzzer, and the line coverage
+#   ./test.sh --full   also: the format and clang-tidy; every test built by clang, under AddressSanitizer
+#                      + UBSan and under ThreadSanitizer; everything compiled for arm64; each fuzzer
+#                      for FUZZ_SECONDS (60); and the line coverage, 85 % at least
 set -eu
 cd "$(dirname "$0")"
-
-./setup.sh release
 jobs="$(nproc)"
-if [ "${1:-}" = --full ]; then
-    ./setup.sh --packages deploy/debian-packages-full.txt
-    ./setup.sh asan
-    ctest --test-dir build/asan --output-on-failure -j "$jobs"
+
+say() { printf '\n== %s\n' "$*"; }
+
+run_tests() { # $1: preset
+    say "tests: $1"
+    ./setup.sh "$1"
+    ctest --test-dir "build/$1" --output-on-failure -j "$jobs"
+}
+
+check_sources() { # by the compile commands of the preset clang
+    say "clang-format"
+    find src include tools tests bench examples -name '*.[ch]' -print0 |
+        xargs -0 clang-format --dry-run -Werror
+    say "clang-tidy: src, tools, examples"
+    find src tools examples -name '*.c' -print0 |
+        xargs -0 -P "$jobs" -n 4 clang-tidy -p build/clang --quiet 2>build/clang/tidy.log ||
+        { tail -n 20 build/clang/tidy.log; return 1; }
+}
+
+run_fuzzers() {
     ./setup.sh fuzz
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue
-        echo "fuzzing: $fuzzer"
+        say "fuzzing: $fuzzer"
         # a fixed seed: the same commit gives the same verdict; leave it out to search further
         "$fuzzer" -seed=1 -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -max_len=4096 -verbosity=0 \
             -print_final_stats=1
     done
-    ./setup.sh coverage
-    ctest --test-dir build/coverage --output-on-failure -j "$jobs" >/dev/null
+}
+
+measure_coverage() {
+    run_tests coverage
+    say "coverage"
     gcovr --root . --object-directory build/coverage --filter src/ --print-summary \
-        --output build/coverage/report.txt
+        --fail-under-line 85 --output build/coverage/report.txt
+}
+
+./setup.sh release
+if [ "${1:-}" = --full ]; then
+    ./setup.sh --packages deploy/debian-packages-full.txt
+    run_tests clang
+    check_sources
+    say "arm64: compiled"
+    ./setup.sh arm64
+    run_tests asan
+    run_tests tsan
+    run_fuzzers
+    measure_coverage
 fi
-ctest --test-dir build/release --output-on-failure -j "$jobs"
+run_tests release

@@ -8,6 +8,7 @@ endif()
 add_compile_options(-ffp-contract=fast -fno-math-errno)
 if(DS_SANITIZE)
     add_compile_options(-fsanitize=${DS_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    add_compile_options(-UNDEBUG) # an optimised build that looks for faults keeps its assertions
     add_link_options(-fsanitize=${DS_SANITIZE})
 endif()
 if(DS_COVERAGE)

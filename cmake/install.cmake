@@ -11,5 +11,9 @@ file(WRITE ${CMAKE_BINARY_DIR}/deepseekConfig.cmake
      "include(\"\${CMAKE_CURRENT_LIST_DIR}/deepseekTargets.cmake\")\n")
 install(FILES ${CMAKE_BINARY_DIR}/deepseekConfig.cmake ${CMAKE_BINARY_DIR}/deepseekConfigVersion.cmake
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/deepseek)
+# relative to itself: `cmake --install --prefix` and moving the tree afterwards keep it true
+set(pc_folder ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig)
+file(RELATIVE_PATH DS_PC_TO_PREFIX ${pc_folder} ${CMAKE_INSTALL_PREFIX})
+file(RELATIVE_PATH DS_PC_TO_INCLUDE ${pc_folder} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
 configure_file(cmake/deepseek.pc.in ${CMAKE_BINARY_DIR}/deepseek.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/deepseek.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

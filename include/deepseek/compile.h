@@ -5,8 +5,8 @@
  *     float pixels[32 * 784] = {0}, loss;
  *     ds_backend_open("cpu", (ds_backend_opts){0}, &cpu);
  *     ds_state_new(cpu, &state);
- *     ds_compile(graph, state, (ds_compile_opts){.loss = "loss"}, &program);   // adds the backward pass
- *     ds_state_init(state, 42);                                                // parameters drawn
+ *     ds_compile(graph, state, (ds_compile_opts){.loss = "loss"}, &program); // with gradients
+ *     ds_state_init(state, 42); // draws the parameters
  *     ds_program_write(program, "x", pixels, sizeof pixels);
  *     ds_program_run(program);
  *     ds_program_read(program, "loss", &loss, sizeof loss);
@@ -32,9 +32,9 @@ typedef struct ds_backend_opts {
 } ds_backend_opts;
 
 typedef struct ds_backend_info {
-    char name[16];      /* "cpu", "ref" */
-    char device[96];    /* the processor's own name */
-    char isa[32];       /* instruction set the kernels were chosen for */
+    char name[16];   /* "cpu", "ref" */
+    char device[96]; /* the processor's own name */
+    char isa[32];    /* instruction set the kernels were chosen for */
     int n_threads;
     size_t memory_size; /* of the device, bytes */
 } ds_backend_info;
@@ -44,8 +44,8 @@ DS_API ds_status ds_backend_open(const char *name, ds_backend_opts opts, ds_back
 DS_API void ds_backend_close(ds_backend *backend);
 DS_API const ds_backend_info *ds_backend_get_info(const ds_backend *backend);
 /* Floating-point operations a second that this device can do at best with products of this dtype,
- * measured on the first call (some hundredths of a second); 0: unknown. A dtype without instructions
- * of its own goes through f32, and f32's peak is its limit. */
+ * measured on the first call (some hundredths of a second); 0: unknown. A dtype without
+ * instructions of its own goes through f32, and f32's peak is its limit. */
 DS_API double ds_backend_peak_flops(ds_backend *backend, ds_dtype dtype);
 
 /* ---- state --------------------------------------------------------------------------------- */
@@ -85,7 +85,11 @@ DS_API size_t ds_state_size(const ds_state *state);
 typedef struct ds_program ds_program;
 
 typedef enum ds_precision { DS_PRECISION_FULL, DS_PRECISION_BF16, DS_PRECISION_FP16 } ds_precision;
-typedef enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE, DS_RECOMPUTE_FULL } ds_recompute;
+typedef enum ds_recompute {
+    DS_RECOMPUTE_NONE,
+    DS_RECOMPUTE_SELECTIVE,
+    DS_RECOMPUTE_FULL
+} ds_recompute;
 typedef enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_HOST, DS_OFFLOAD_FILE } ds_offload;
 
 typedef struct ds_compile_opts {
@@ -97,7 +101,7 @@ typedef struct ds_compile_opts {
     const char *offload_path; /* folder for DS_OFFLOAD_FILE */
     bool no_fused_attention;  /* attention by its parts, the score matrix in memory */
     bool no_fuse;
-    bool plan_only; /* memory is planned but not taken; the program cannot run */
+    bool plan_only;          /* memory is planned but not taken; the program cannot run */
     const ds_program *share; /* use the working memory of this program; they never run at once */
     /* Called with the graph after each stage ("model", "precision", "autodiff", …). */
     void (*on_stage)(const char *stage, const ds_graph *g, void *context);
@@ -113,14 +117,14 @@ typedef struct ds_compile_opts {
 #define DS_GRADIENT_PREFIX "grad/"
 
 typedef struct ds_memory_report {
-    size_t parameters;  /* bytes of each kind */
+    size_t parameters; /* bytes of each kind */
     size_t gradients;
-    size_t optimizer;   /* every other variable */
-    size_t derived;     /* copies of parameters that are kept between runs: casts */
+    size_t optimizer; /* every other variable */
+    size_t derived;   /* copies of parameters that are kept between runs: casts */
     size_t inputs;
-    size_t working;     /* peak of activations and temporaries, packed */
-    size_t host;        /* offloaded */
-    double flops;       /* of one run */
+    size_t working; /* peak of activations and temporaries, packed */
+    size_t host;    /* offloaded */
+    double flops;   /* of one run */
     size_t n_kernels;
 } ds_memory_report;
 

@@ -19,7 +19,8 @@
  *
  * Errors are sticky: the first failing call is kept in the graph with its name scope and shapes,
  * returns NULL, and later calls (NULL arguments included) do nothing. Check once, at the end, with
- * ds_graph_ok, or leave it to ds_compile. Nodes are borrowed from the graph. All shapes are static. */
+ * ds_graph_ok, or leave it to ds_compile. Nodes are borrowed from the graph. All shapes are static.
+ */
 #ifndef DEEPSEEK_GRAPH_H
 #define DEEPSEEK_GRAPH_H
 
@@ -98,11 +99,24 @@ DS_API int64_t ds_node_count(const ds_node *x);         /* elements */
 /* ---- element-wise ------------------------------------------------------------------------- */
 
 typedef enum ds_unary {
-    DS_NEG, DS_EXP, DS_LOG, DS_SQRT, DS_RSQRT, DS_SQUARE, DS_RECIPROCAL, DS_TANH, DS_SIGMOID,
-    DS_ERF, DS_RELU, DS_SILU,
+    DS_NEG,
+    DS_EXP,
+    DS_LOG,
+    DS_SQRT,
+    DS_RSQRT,
+    DS_SQUARE,
+    DS_RECIPROCAL,
+    DS_TANH,
+    DS_SIGMOID,
+    DS_ERF,
+    DS_RELU,
+    DS_SILU,
     DS_GELU,      /* x/2 (1 + erf(x/√2)) */
     DS_GELU_TANH, /* Hendrycks & Gimpel 2016, tanh form (GPT-2's "gelu_new") */
-    DS_ABS, DS_SIGN, DS_SIN, DS_COS,
+    DS_ABS,
+    DS_SIGN,
+    DS_SIN,
+    DS_COS,
     DS_SCALE,  /* alpha·x */
     DS_OFFSET, /* x + alpha */
     DS_STEP,   /* 1 where x > 0, else 0 */
@@ -110,10 +124,18 @@ typedef enum ds_unary {
 } ds_unary;
 
 typedef enum ds_binary {
-    DS_ADD, DS_SUB, DS_MUL, DS_DIV, DS_MAXIMUM, DS_MINIMUM,
-    DS_EQUAL, DS_LESS, /* 1 or 0, in the dtype of a */
+    DS_ADD,
+    DS_SUB,
+    DS_MUL,
+    DS_DIV,
+    DS_MAXIMUM,
+    DS_MINIMUM,
+    DS_EQUAL,
+    DS_LESS, /* 1 or 0, in the dtype of a */
     /* derivative of the activation at a, times b */
-    DS_SILU_GRAD, DS_GELU_GRAD, DS_GELU_TANH_GRAD,
+    DS_SILU_GRAD,
+    DS_GELU_GRAD,
+    DS_GELU_TANH_GRAD,
     DS_BINARY_KINDS
 } ds_binary;
 
@@ -254,16 +276,17 @@ DS_API ds_node *ds_graph_attention_from(ds_graph *g, ds_node *q, ds_node *k, ds_
 
 /* Where the keys of each token's sequence lie, in caches of blocks (Kwon et al. 2023). */
 typedef struct ds_paged_keys_of {
-    ds_node *tables;    /* i32 [sequences, blocks]: the blocks of each sequence, in order */
-    ds_node *owners;    /* i32 [tokens]: whose a token is; -1: nobody's, its result is 0 */
-    ds_node *positions; /* i32 [tokens]: where it stands in its sequence; it sees keys up to there */
+    ds_node *tables; /* i32 [sequences, blocks]: the blocks of each sequence, in order */
+    ds_node *owners; /* i32 [tokens]: whose a token is; -1: nobody's, its result is 0 */
+    ds_node
+        *positions; /* i32 [tokens]: where it stands in its sequence; it sees keys up to there */
 } ds_paged_keys_of;
 
 /* Causal attention of tokens of several sequences over keys and values in blocks.
  *   q: [tokens, heads, head_dim]
  *   k_cache, v_cache: [blocks, block_size, kv_heads, head_dim], of any float dtype
- * Returns [tokens, heads, v_head_dim], dtype of q. Tokens of a sequence that stand next to each other
- * are best given one after the other. Not differentiable. */
+ * Returns [tokens, heads, v_head_dim], dtype of q. Tokens of a sequence that stand next to each
+ * other are best given one after the other. Not differentiable. */
 DS_API ds_node *ds_graph_paged_attention(ds_graph *g, ds_node *q, ds_node *k_cache,
                                          ds_node *v_cache, ds_paged_keys_of where,
                                          ds_attention_opts opts);
@@ -289,7 +312,8 @@ DS_API ds_node *ds_graph_conv2d(ds_graph *g, ds_node *x, ds_node *weight, ds_nod
 
 /* ---- quantisation -------------------------------------------------------------------------- */
 
-/* round(x / scale) clamped to ±127, i8. scale: rank 0, or [rows] for one per row of x [rows, ...]. */
+/* round(x / scale) clamped to ±127, i8. scale: rank 0, or [rows] for one per row of x [rows, ...].
+ */
 DS_API ds_node *ds_graph_quantise(ds_graph *g, ds_node *x, ds_node *scale);
 /* q · scale in `dtype`; q is i8 or i32. */
 DS_API ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype dtype);
@@ -306,9 +330,9 @@ DS_API void ds_graph_accumulate(ds_graph *g, ds_node *variable, ds_node *x);
 /* Writes x [batch, n, ...] into the variable [batch, capacity, ...] at rows start[b] … start[b]+n-1
  * (start: i32 [batch]); returns the variable as it is afterwards. For key–value caches. */
 DS_API ds_node *ds_graph_cache_write(ds_graph *g, ds_node *variable, ds_node *x, ds_node *start);
-/* Writes rows x [tokens, heads, dim] into the variable [blocks, block_size, heads, dim], each at its
- * slot, block · block_size + place (slots: i32 [tokens]; others than 0 … are left out); returns the
- * variable as it is afterwards. */
+/* Writes rows x [tokens, heads, dim] into the variable [blocks, block_size, heads, dim], each at
+ * its slot, block · block_size + place (slots: i32 [tokens]; others than 0 … are left out); returns
+ * the variable as it is afterwards. */
 DS_API ds_node *ds_graph_paged_write(ds_graph *g, ds_node *variable, ds_node *x, ds_node *slots);
 /* Σ over all tensors of Σ x². f32, rank 0. */
 DS_API ds_node *ds_graph_sum_of_squares(ds_graph *g, ds_node *const *xs, int n);

@@ -38,8 +38,8 @@ typedef struct ds_sampling {
     /* Logits above 0 of tokens that stand in prompt or answer are divided by it, others multiplied
      * (Keskar et al. 2019); 0 or 1: none. */
     float repetition_penalty;
-    float presence_penalty;  /* taken from logits of tokens that stand in the answer */
-    float frequency_penalty; /* the same, for each time they do */
+    float presence_penalty;    /* taken from logits of tokens that stand in the answer */
+    float frequency_penalty;   /* the same, for each time they do */
     const ds_logit_bias *bias; /* [n_bias] */
     size_t n_bias;
 } ds_sampling;
@@ -84,15 +84,15 @@ typedef struct ds_model_opts {
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
- * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder is
- * looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are any.
- * DS_NOT_FOUND says where was looked. */
+ * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder
+ * is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are
+ * any. DS_NOT_FOUND says where was looked. */
 DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
                                           ds_model **out);
 DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */
 
 DS_API const ds_model_config *ds_model_get_config(const ds_model *model);
-DS_API ds_state *ds_model_get_state(ds_model *model);            /* borrowed */
+DS_API ds_state *ds_model_get_state(ds_model *model);                     /* borrowed */
 DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NULL: it has none */
 /* The folder's last part, for people and the API. */
 DS_API const char *ds_model_get_name(const ds_model *model);
@@ -103,17 +103,17 @@ DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
 
 /* Answers requests of any number of threads: their tokens go through the model together (continuous
  * batching, Yu et al. 2022), long prompts in chunks between other requests' tokens, over a cache in
- * blocks whose beginnings are shared between requests (Kwon et al. 2023). Every call is safe from any
- * thread, callbacks included, but for new and free. */
+ * blocks whose beginnings are shared between requests (Kwon et al. 2023). Every call is safe from
+ * any thread, callbacks included, but for new and free. */
 typedef struct ds_async_executor ds_async_executor;
 
 typedef struct ds_async_executor_opts {
-    int max_batch_size;     /* requests in work at once; 0: 32 */
-    int max_queue;          /* requests waiting; 0: 1024 */
+    int max_batch_size;      /* requests in work at once; 0: 32 */
+    int max_queue;           /* requests waiting; 0: 1024 */
     int64_t tokens_per_step; /* prompt and answer tokens at once; 0: 256 */
-    int64_t max_seq_len;    /* of prompt and answer together; 0: the model's */
-    size_t cache_bytes;     /* of keys and values, never exceeded; 0: for max_batch_size sequences
-                               of max_seq_len, but at most a quarter of the memory */
+    int64_t max_seq_len;     /* of prompt and answer together; 0: the model's */
+    size_t cache_bytes;      /* of keys and values, never exceeded; 0: for max_batch_size sequences
+                                of max_seq_len, but at most a quarter of the memory */
     ds_precision precision;
 } ds_async_executor_opts;
 
@@ -144,8 +144,8 @@ typedef struct ds_request {
     size_t n_stop_tokens;
     bool logprobs; /* tell each token's probability */
     int priority;  /* higher ones first */
-    /* Called from the executor's thread for each token, then once with `finish`; must not wait. NULL:
-     * the answer is kept, for ds_async_executor_wait. */
+    /* Called from the executor's thread for each token, then once with `finish`; must not wait.
+     * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);
     void *context;
 } ds_request;
@@ -162,8 +162,8 @@ DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts o
 /* Cancels what is at work and ends its thread. */
 DS_API void ds_async_executor_free(ds_async_executor *executor);
 
-/* Returns at once. *id: for the other calls. DS_INVALID for tokens that are none or a prompt that is
- * too long; DS_BUSY when max_queue requests wait. */
+/* Returns at once. *id: for the other calls. DS_INVALID for tokens that are none or a prompt that
+ * is too long; DS_BUSY when max_queue requests wait. */
 DS_API ds_status ds_async_executor_submit(ds_async_executor *executor, const ds_request *request,
                                           uint64_t *id);
 /* Whether the request has ended. Only for requests without on_event, until they are waited for; as
@@ -180,7 +180,8 @@ typedef struct ds_executor_stats {
     int64_t n_running, n_waiting;
     int64_t submitted, finished, cancelled, failed;
     int64_t prompt_tokens, cached_tokens, generated_tokens, preemptions, steps;
-    int64_t blocks, blocks_in_use, blocks_cached; /* cached: kept for later requests, free to take */
+    int64_t blocks, blocks_in_use,
+        blocks_cached; /* cached: kept for later requests, free to take */
     int64_t tokens_in_last_step;
     size_t cache_bytes;
     double last_step_s; /* when the last step ended, on the monotonic clock; for health checks */

@@ -66,7 +66,7 @@ typedef struct ds_model_config {
     float norm_eps;
     float rope_theta;
     float dropout;
-    bool tie_embeddings; /* the projection to the vocabulary is the embedding */
+    bool tie_embeddings;                  /* the projection to the vocabulary is the embedding */
     bool qkv_bias, output_bias, mlp_bias; /* biases of Llama-like layers */
     bool qk_norm;                         /* RMS norm of each head of q and k */
     int64_t sliding_window;               /* tokens seen back, itself included; 0: all */
@@ -151,8 +151,8 @@ typedef struct ds_paged_cache {
     ds_dtype dtype;
 } ds_paged_cache;
 
-/* One step of many sequences. Inputs, all i32: "tokens", "positions", "owners", "slots" [n_tokens] (as
- * in ds_graph_paged_attention and _write), "tables" [n_sequences, blocks_per_sequence], "rows"
+/* One step of many sequences. Inputs, all i32: "tokens", "positions", "owners", "slots" [n_tokens]
+ * (as in ds_graph_paged_attention and _write), "tables" [n_sequences, blocks_per_sequence], "rows"
  * [n_rows]: the tokens whose logits are wanted. Variables "paged/LAYER/k" and "/v". Output "logits"
  * f32 [n_rows, vocab_size]. Decoders only. */
 DS_API void ds_model_build_paged(ds_graph *g, const ds_model_config *config, int64_t n_tokens,

@@ -41,9 +41,9 @@ typedef struct ds_moe_opts {
     int64_t n_experts, experts_per_token, intermediate_size;
     ds_init init;
     const char *gate, *up, *down; /* names of an expert's three linears; NULL: w1, w3, w2 */
-    bool by_sigmoid;    /* ratings are sigmoids; chosen by rating + gate.e_score_correction_bias */
-    bool unnormalised;  /* weights are the ratings themselves; else they sum to 1 */
-    float scale;        /* of the weights; 0 = 1 */
+    bool by_sigmoid;   /* ratings are sigmoids; chosen by rating + gate.e_score_correction_bias */
+    bool unnormalised; /* weights are the ratings themselves; else they sum to 1 */
+    float scale;       /* of the weights; 0 = 1 */
     int64_t n_groups, groups_per_token; /* only experts of the best groups; 0 = no groups */
     int64_t group_best; /* a group is as good as the sum of so many of its best ratings; 0 = 1 */
 } ds_moe_opts;

@@ -9,9 +9,9 @@
 #define DEEPSEEK_STATUS_H
 
 #if defined(__GNUC__)
-#define DS_API __attribute__((visibility("default")))
+#define DS_API               __attribute__((visibility("default")))
 #define DS_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define DS_MUST_CHECK __attribute__((warn_unused_result))
+#define DS_MUST_CHECK        __attribute__((warn_unused_result))
 #else
 #define DS_API
 #define DS_PRINTF(fmt, args)

@@ -293,17 +293,13 @@ ds_status ds_config_value_read(const ds_config_key *key, const char *text, bool 
         }
     }
     switch (key->type) {
-    case DS_CONFIG_BOOL:
-        return read_bool(key, text, field);
+    case DS_CONFIG_BOOL: return read_bool(key, text, field);
     case DS_CONFIG_INT:
     case DS_CONFIG_COUNT:
-    case DS_CONFIG_BYTES:
-        return read_integer(key, text, field);
+    case DS_CONFIG_BYTES: return read_integer(key, text, field);
     case DS_CONFIG_FLOAT:
-    case DS_CONFIG_DURATION:
-        return read_real(key, text, field);
-    default:
-        return refuse(key, text, "");
+    case DS_CONFIG_DURATION: return read_real(key, text, field);
+    default: return refuse(key, text, "");
     }
 }
 

@@ -39,7 +39,7 @@ ds_status ds_vfail(ds_status status, const char *fmt, va_list ap) {
     return status;
 }
 
-ds_status ds_fail(ds_status status, const char *fmt, ...) {
+ds_status(ds_fail)(ds_status status, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     ds_vfail(status, fmt, ap);
@@ -56,7 +56,7 @@ ds_status ds_fail_within(ds_status status, const char *fmt, ...) {
     return ds_fail(status, "%s: %s", prefix, message);
 }
 
-ds_status ds_fail_errno(const char *fmt, ...) {
+ds_status(ds_fail_errno)(const char *fmt, ...) {
     const int error = errno;
     char what[1024];
     va_list ap;

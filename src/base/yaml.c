@@ -285,8 +285,7 @@ static ds_status read_node(reader *r, const char *text, size_t size, int depth, 
         DS_TRY(check_tag(r, r->event.data.mapping_start.tag));
         DS_TRY(add_anchor(r, r->event.data.mapping_start.anchor, node));
         return read_items(r, text, size, depth, node);
-    default:
-        return fail_at(r, r->event.start_mark, "a value was expected here");
+    default: return fail_at(r, r->event.start_mark, "a value was expected here");
     }
 }
 

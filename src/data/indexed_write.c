@@ -42,11 +42,10 @@ char *ds_indexed_file_name(const char *prefix, const char *ending) {
     size_t n = strlen(prefix);
     if (n > 4 && (!strcmp(prefix + n - 4, ".bin") || !strcmp(prefix + n - 4, ".idx")))
         n -= 4;
-    char *name = ds_malloc(n + strlen(ending) + 1);
-    if (name) {
-        memcpy(name, prefix, n);
-        strcpy(name + n, ending);
-    }
+    const size_t size = n + strlen(ending) + 1;
+    char *name = ds_malloc(size);
+    if (name)
+        snprintf(name, size, "%.*s%s", (int)n, prefix, ending);
     return name;
 }
 

@@ -58,7 +58,7 @@ static int *count_uses(const ds_graph *g, const bool *needed) {
 }
 
 static ds_status rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node) {
-    ds_node *few[16], **inputs = few;
+    ds_node *few[16] = {0}, **inputs = few;
     if (node->n_inputs > 16 && !(inputs = ds_malloc((size_t)node->n_inputs * sizeof *inputs)))
         return DS_OUT_OF_MEMORY;
     for (int k = 0; k < node->n_inputs; k++)

@@ -43,7 +43,7 @@ static ds_update constants(const ds_kernel_args *args) {
 static void update_range(const ds_tensor *tensors, int apart, int n_changed, const ds_update *u,
                          update_block *block, int64_t start, int64_t n) {
     enum { MOST = 4 };
-    float buffers[MOST][DS_BLOCK], *blocks[MOST];
+    float buffers[MOST][DS_BLOCK], *blocks[MOST] = {0};
     for (int k = 0; k <= n_changed; k++) /* fetch gives the tensor's own, writable, memory in f32 */
         blocks[k] = (float *)ds_cpu_fetch(&tensors[k * apart], start, 1, n, buffers[k]);
     block(u, blocks, n);

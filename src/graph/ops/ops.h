@@ -47,7 +47,8 @@ double ds_tensor_element(const ds_tensor *t, int64_t i);
 float ds_unary_value(ds_unary kind, float x, float alpha);
 float ds_binary_value(ds_binary kind, float a, float b);
 
-/* fused_elementwise.c (made by the fuse_elementwise pass): operands of the result's shape[, seed] → y.
+/* fused_elementwise.c (made by the fuse_elementwise pass): operands of the result's shape[, seed] →
+ * y.
  */
 extern const ds_op ds_op_fused_elementwise;
 enum { DS_MAX_INSTRUCTIONS = 16, DS_MAX_FUSED_OPERANDS = 7 };

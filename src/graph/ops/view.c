@@ -120,7 +120,7 @@ static ds_status permute_shape(const ds_node *node, ds_type *results) {
 static void permute_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults,
                              ds_node **dinputs) {
     const ds_permute_attrs *a = node->attrs;
-    int inverse[DS_MAX_RANK];
+    int inverse[DS_MAX_RANK] = {0};
     for (int i = 0; i < node->type.rank; i++)
         inverse[a->axes[i]] = i;
     dinputs[0] = ds_graph_permute(g, dresults[0], inverse);
