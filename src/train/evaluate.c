@@ -113,7 +113,8 @@ static ds_status continue_text(ds_trainer *t, opening *o) {
         DS_TRY(ds_generator_next(t->generator, sampling, &id));
         if (id == end)
             break;
-        o->ids[o->n++] = id;
+        if (id < ds_tokenizer_vocab_size(t->tokenizer)) /* the model's may be larger, for speed */
+            o->ids[o->n++] = id;
     }
     return DS_OK;
 }
@@ -135,17 +136,17 @@ static ds_status generate(ds_trainer *t, ds_text *out) {
     return status;
 }
 
-ds_status ds_trainer_sample(ds_trainer *t) {
+void ds_trainer_sample(ds_trainer *t) {
     if (!t->tokenizer || t->model.architecture == DS_BERT)
-        return DS_OK;
+        return;
     ds_text text = {0};
-    const ds_status status = generate(t, &text);
-    if (status == DS_OK) {
+    if (generate(t, &text) != DS_OK) {
+        ds_trainer_note(t, "no sample at step %lld: %s", (long long)t->progress.step, ds_error());
+    } else {
         const char *shown = text.length > 0 ? text.data : "(nothing: the text ends at once)";
         ds_trainer_note(t, "step %lld writes:\n%s", (long long)t->progress.step, shown);
         if (ds_runlog_text(t->log, t->progress.step, "sample", shown) != DS_OK)
             ds_trainer_note(t, "the record of the run could not be written: %s", ds_error());
     }
     ds_text_clear(&text);
-    return status;
 }

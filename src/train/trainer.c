@@ -221,7 +221,7 @@ static ds_status run_step(ds_trainer *t) {
     if (is_due(t->progress.step, t->config->training.eval_interval) || last)
         DS_TRY(ds_trainer_evaluate(t));
     if (is_due(t->progress.step, t->config->training.sample_interval) || last)
-        DS_TRY(ds_trainer_sample(t));
+        ds_trainer_sample(t);
     if (is_due(t->progress.step, t->config->checkpoint.interval) && !last)
         return ds_trainer_save(t, false);
     return DS_OK;

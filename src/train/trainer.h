@@ -104,7 +104,7 @@ ds_status ds_trainer_open_data(ds_trainer *t);
 
 /* evaluate.c */
 ds_status ds_trainer_evaluate(ds_trainer *t);
-ds_status ds_trainer_sample(ds_trainer *t);
+void ds_trainer_sample(ds_trainer *t); /* what fails is only told: it is there to look at */
 
 /* not_finite.c: the update did nothing since the norm was not finite. Does what the configuration
  * wants then. *rewound: the run is back at a checkpoint, and there is no step to report. */

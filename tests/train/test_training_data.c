@@ -248,6 +248,19 @@ static void test_samples_begin_without_a_mark(void **state) {
     free(json);
 }
 
+/* A model with more tokens than its tokenizer, as some have for speed: what it draws beyond is no
+ * text, and no reason to end a run. */
+static void test_samples_of_a_larger_vocabulary(void **state) {
+    (void)state;
+    char train[300];
+    snprintf(train, sizeof train, "data.train=%s", at("library/book.txt"));
+    const char *const overrides[] = {train, "model.vocab_size=4096", "training.sample_interval=2"};
+    run("padded", overrides, 3);
+    char *text = record("padded");
+    assert_non_null(strstr(text, "\"sample\""));
+    free(text);
+}
+
 static void test_what_is_not_there_is_named(void **state) {
     (void)state;
     char override[300];
@@ -282,6 +295,7 @@ int main(void) {
         cmocka_unit_test(test_wsd_decays_over_the_last_tenth),
         cmocka_unit_test(test_text_is_tokenised_into_the_run_folder),
         cmocka_unit_test(test_samples_begin_without_a_mark),
+        cmocka_unit_test(test_samples_of_a_larger_vocabulary),
         cmocka_unit_test(test_what_is_not_there_is_named),
     };
     return cmocka_run_group_tests(tests, make, remove_all);
