@@ -2,12 +2,13 @@
  * header, raw little-endian data). Reading maps the file and copies nothing; writing fixes the
  * layout first, so that tensors and parts of tensors can be filled in any order and by any thread.
  *
- *     ds_safetensors *file;
- *     const ds_safetensor *weight;
+ *     ds_safetensors *file = NULL;
+ *     const ds_safetensor *weight = NULL;
  *     if (ds_safetensors_open("model.safetensors", &file) != DS_OK ||
  *         ds_safetensors_find(file, "wte.weight", &weight) != DS_OK)
  *         fprintf(stderr, "%s\n", ds_error());
- *     printf("%s [%lld, …] at %p\n", weight->name, (long long)weight->dims[0], weight->data);
+ *     else
+ *         printf("%s [%lld, …] at %p\n", weight->name, (long long)weight->dims[0], weight->data);
  *     ds_safetensors_close(file);
  */
 #ifndef DEEPSEEK_SAFETENSORS_H

@@ -1,7 +1,7 @@
 /* Training: from a configuration to a trained model in a folder.
  *
  *     ds_train_config config;
- *     ds_trainer *trainer;
+ *     ds_trainer *trainer = NULL;
  *     if (ds_train_config_load("configs/tiny.yaml", NULL, 0, &config) != DS_OK ||
  *         ds_trainer_new(&config, (ds_trainer_opts){.progress_fd = 1}, &trainer) != DS_OK)
  *         fprintf(stderr, "%s\n", ds_error());
