@@ -15,15 +15,6 @@
 #include "support/graph_run.h"
 #include "support/kernel_case.h"
 
-static int count(const ds_graph *g, const ds_op *op) {
-    bool *needed = ds_graph_reachable(g);
-    int n = 0;
-    for (size_t i = 0; i < g->n_nodes; i++)
-        n += needed[i] && g->nodes[i]->op == op;
-    free(needed);
-    return n;
-}
-
 /* The only fused op of g. */
 static const ds_node *only_group(const ds_graph *g) {
     const ds_node *found = NULL;
@@ -64,15 +55,15 @@ static void test_graph_before_and_after(void **state) {
     (void)state;
     ds_graph *g = make_group(DS_BF16), *fused = ds_pass_fuse_elementwise(g);
     assert_true(ds_graph_ok(fused));
-    assert_int_equal(count(g, &ds_op_unary), 2);
-    assert_int_equal(count(g, &ds_op_binary), 2);
-    assert_int_equal(count(g, &ds_op_cast), 2);
-    assert_int_equal(count(g, &ds_op_select), 1);
-    assert_int_equal(count(g, &ds_op_dropout), 1);
+    assert_int_equal(count_ops(g, &ds_op_unary), 2);
+    assert_int_equal(count_ops(g, &ds_op_binary), 2);
+    assert_int_equal(count_ops(g, &ds_op_cast), 2);
+    assert_int_equal(count_ops(g, &ds_op_select), 1);
+    assert_int_equal(count_ops(g, &ds_op_dropout), 1);
     const ds_op *const gone[] = {&ds_op_unary, &ds_op_binary, &ds_op_cast, &ds_op_select,
                                  &ds_op_dropout};
     for (size_t i = 0; i < sizeof gone / sizeof *gone; i++)
-        assert_int_equal(count(fused, gone[i]), 0);
+        assert_int_equal(count_ops(fused, gone[i]), 0);
     const ds_node *group = only_group(fused);
     assert_int_equal(group->type.dtype, DS_BF16);
     assert_ptr_equal(fused->outputs[0].node, group);
@@ -97,8 +88,8 @@ static void test_what_stays_apart(void **state) {
     ds_graph_output(g, "p", ds_graph_unary(g, DS_ABS, product, 0)); /* alone: left as it is */
     ds_graph *fused = ds_pass_fuse_elementwise(g);
     assert_true(ds_graph_ok(fused));
-    assert_int_equal(count(fused, &ds_op_fused_elementwise), 0);
-    assert_int_equal(count(fused, &ds_op_unary), count(g, &ds_op_unary));
+    assert_int_equal(count_ops(fused, &ds_op_fused_elementwise), 0);
+    assert_int_equal(count_ops(fused, &ds_op_unary), count_ops(g, &ds_op_unary));
     ds_graph_free(fused);
     ds_graph_free(g);
 }
@@ -249,7 +240,7 @@ static void test_swiglu(void **state) {
         n++;
     }
     assert_int_equal(n, 3);
-    assert_int_equal(count(fused, &ds_op_unary), 0);
+    assert_int_equal(count_ops(fused, &ds_op_unary), 0);
     ds_graph_free(fused);
     ds_graph_free(joined);
     ds_graph_free(backward);
@@ -273,7 +264,7 @@ static void test_what_is_not_repeated(void **state) {
         n += fused->nodes[i]->op == &ds_op_unary &&
              ((const ds_unary_attrs *)fused->nodes[i]->attrs)->kind == DS_TANH;
     assert_int_equal(n, 1);
-    assert_int_equal(count(fused, &ds_op_fused_elementwise), 1); /* its gradient */
+    assert_int_equal(count_ops(fused, &ds_op_fused_elementwise), 1); /* its gradient */
     ds_graph_free(fused);
     ds_graph_free(backward);
     ds_graph_free(g);

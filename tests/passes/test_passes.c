@@ -12,6 +12,7 @@
 #include "deepseek/models.h"
 #include "graph/ops/ops.h"
 #include "passes/passes.h"
+#include "support/graph_run.h"
 #include "passes/plan.h"
 
 static ds_graph *model(void) {
@@ -32,22 +33,13 @@ static ds_graph *next(ds_graph *before, ds_graph *after) {
     return after;
 }
 
-static int count(const ds_graph *g, const ds_op *op) {
-    bool *needed = ds_graph_reachable(g);
-    int n = 0;
-    for (size_t i = 0; i < g->n_nodes; i++)
-        n += needed[i] && g->nodes[i]->op == op;
-    free(needed);
-    return n;
-}
-
 static void test_precision_lowers_products_and_keeps_masters(void **state) {
     (void)state;
     ds_graph *g = model();
-    const int products = count(g, &ds_op_matmul), casts = count(g, &ds_op_cast);
+    const int products = count_ops(g, &ds_op_matmul), casts = count_ops(g, &ds_op_cast);
     g = next(g, ds_pass_precision(g, DS_PRECISION_BF16));
-    assert_int_equal(count(g, &ds_op_matmul), products);
-    assert_true(count(g, &ds_op_cast) > casts);
+    assert_int_equal(count_ops(g, &ds_op_matmul), products);
+    assert_true(count_ops(g, &ds_op_cast) > casts);
     for (size_t i = 0; i < g->n_nodes; i++) {
         const ds_node *x = g->nodes[i];
         if (x->op == &ds_op_matmul || x->op == &ds_op_attention)
@@ -61,11 +53,11 @@ static void test_precision_lowers_products_and_keeps_masters(void **state) {
 static void test_autodiff_writes_every_gradient_once(void **state) {
     (void)state;
     ds_graph *g = model();
-    const int params = count(g, &ds_op_param), slices = count(g, &ds_op_slice);
+    const int params = count_ops(g, &ds_op_param), slices = count_ops(g, &ds_op_slice);
     g = next(g, ds_pass_autodiff(g, "loss", false));
-    assert_int_equal(count(g, &ds_op_assign), params);
+    assert_int_equal(count_ops(g, &ds_op_assign), params);
     /* q, k, v of each layer come back as one concat, not as padded sums */
-    assert_int_equal(count(g, &ds_op_concat), slices / 3);
+    assert_int_equal(count_ops(g, &ds_op_concat), slices / 3);
     ds_graph_free(g);
     g = model();
     ds_graph *wrong = ds_pass_autodiff(g, "nothing", false);
@@ -79,13 +71,13 @@ static void test_fuse_joins_products_with_what_follows(void **state) {
     ds_graph *g = model();
     g = next(g, ds_pass_precision(g, DS_PRECISION_BF16));
     g = next(g, ds_pass_autodiff(g, "loss", false));
-    const int adds = count(g, &ds_op_binary);
-    assert_int_equal(count(g, &ds_op_cross_entropy_grad), 1);
+    const int adds = count_ops(g, &ds_op_binary);
+    assert_int_equal(count_ops(g, &ds_op_cross_entropy_grad), 1);
     g = next(g, ds_pass_fuse(g));
-    assert_int_equal(count(g, &ds_op_linear_cross_entropy), 1);
-    assert_int_equal(count(g, &ds_op_cross_entropy), 0);
-    assert_int_equal(count(g, &ds_op_cross_entropy_grad), 0);
-    assert_true(count(g, &ds_op_binary) < adds);
+    assert_int_equal(count_ops(g, &ds_op_linear_cross_entropy), 1);
+    assert_int_equal(count_ops(g, &ds_op_cross_entropy), 0);
+    assert_int_equal(count_ops(g, &ds_op_cross_entropy_grad), 0);
+    assert_true(count_ops(g, &ds_op_binary) < adds);
     bool *needed = ds_graph_reachable(g);
     int biases = 0, residuals = 0;
     for (size_t i = 0; i < g->n_nodes; i++) {

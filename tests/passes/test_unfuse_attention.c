@@ -107,25 +107,16 @@ static void test_same_values_and_gradients(void **state) {
         }
 }
 
-static int count(const ds_graph *g, const ds_op *op) {
-    bool *needed = ds_graph_reachable(g);
-    int n = 0;
-    for (size_t i = 0; i < g->n_nodes; i++)
-        n += needed[i] && g->nodes[i]->op == op;
-    free(needed);
-    return n;
-}
-
 static void test_graph_before_and_after(void **state) {
     (void)state;
     ds_graph *g = make(&cases[1]), *written = ds_pass_unfuse_attention(g);
     assert_true(ds_graph_ok(written));
-    assert_int_equal(count(g, &ds_op_attention), 1);
-    assert_int_equal(count(g, &ds_op_matmul), 0);
-    assert_int_equal(count(written, &ds_op_attention), 0);
-    assert_int_equal(count(written, &ds_op_matmul), 2);
-    assert_int_equal(count(written, &ds_op_softmax), 1);
-    assert_int_equal(count(written, &ds_op_select), 1); /* the causal mask */
+    assert_int_equal(count_ops(g, &ds_op_attention), 1);
+    assert_int_equal(count_ops(g, &ds_op_matmul), 0);
+    assert_int_equal(count_ops(written, &ds_op_attention), 0);
+    assert_int_equal(count_ops(written, &ds_op_matmul), 2);
+    assert_int_equal(count_ops(written, &ds_op_softmax), 1);
+    assert_int_equal(count_ops(written, &ds_op_select), 1); /* the causal mask */
     const ds_type *before = &g->outputs[0].node->type, *after = &written->outputs[0].node->type;
     assert_true(ds_type_equal(before, after));
     ds_graph_free(written);

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/error.h"
 
@@ -48,4 +49,13 @@ void graph_run_gradient(graph_run *run, const char *param, void *data, size_t si
     snprintf(name, sizeof name, DS_GRADIENT_PREFIX "%s", param);
     if (ds_state_read(run->state, name, data, size_bytes) != DS_OK)
         fail_msg("%s on %s: %s", name, run->backend_name, ds_error());
+}
+
+int count_ops(const ds_graph *g, const ds_op *op) {
+    bool *needed = ds_graph_reachable(g);
+    int n = 0;
+    for (size_t i = 0; i < g->n_nodes; i++)
+        n += needed[i] && g->nodes[i]->op == op;
+    free(needed);
+    return n;
 }

@@ -3,6 +3,7 @@
 #define DS_TESTS_GRAPH_RUN_H
 
 #include "deepseek/compile.h"
+#include "graph/node.h"
 
 typedef struct graph_run {
     const char *backend_name; /* "ref" or "cpu" */
@@ -25,5 +26,8 @@ ds_status graph_run_once(graph_run *run);
 void graph_run_write(graph_run *run, const char *name, const void *data, size_t size_bytes);
 void graph_run_read(graph_run *run, const char *output, void *data, size_t size_bytes);
 void graph_run_gradient(graph_run *run, const char *param, void *data, size_t size_bytes);
+
+/* Nodes of this op that the graph's outputs and effects need. */
+int count_ops(const ds_graph *g, const ds_op *op);
 
 #endif
