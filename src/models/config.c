@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "graph/ops/ops.h"
 #include "models/family.h"
 
 #define GPT2(V, L, H, A, S)                                                                        \
@@ -197,6 +198,8 @@ ds_status ds_model_config_check(const ds_model_config *c) {
         return ds_fail(DS_INVALID, "norm_eps %g is not in (0, 1)", (double)c->norm_eps);
     if (is_llama && !(c->rope_theta > 0))
         return ds_fail(DS_INVALID, "rope_theta %g is not above 0", (double)c->rope_theta);
+    if (is_llama)
+        DS_TRY(ds_rope_scaling_check(&c->rope_scaling));
     if (!(c->dropout >= 0 && c->dropout < 1))
         return ds_fail(DS_INVALID, "dropout %g is not in [0, 1)", (double)c->dropout);
     return DS_OK;

@@ -148,6 +148,8 @@ extern const ds_op ds_op_rotary;
 /* Angle per position of the pair-th pair, radians, and what turned vectors are multiplied by. */
 double ds_rotary_frequency(const ds_rotary_opts *opts, int64_t pair);
 double ds_rotary_magnitude(const ds_rotary_opts *opts);
+/* DS_INVALID says which number of the scaling makes no sense. */
+ds_status ds_rope_scaling_check(const ds_rope_scaling *scaling);
 
 /* attention.c. attention: q, k, v[, key_lengths] → out, lse (f32 [batch, heads, tokens]).
  * attention_grad: dout, q, k, v, out, lse[, key_lengths] → dq, dk, dv. */

@@ -45,7 +45,7 @@ double ds_rotary_magnitude(const ds_rotary_opts *a) {
     return a->scaling.magnitude > 0 ? (double)a->scaling.magnitude : 1.0;
 }
 
-static ds_status check_scaling(const ds_rope_scaling *s) {
+ds_status ds_rope_scaling_check(const ds_rope_scaling *s) {
     if (s->kind == DS_ROPE_PLAIN)
         return DS_OK;
     if (!(s->factor > 0))
@@ -75,7 +75,7 @@ static ds_status rotary_shape(const ds_node *node, ds_type *results) {
     if (!(a->theta > 0))
         return ds_fail(DS_INVALID, "theta is %g, not a positive base of frequencies",
                        (double)a->theta);
-    DS_TRY(check_scaling(&a->scaling));
+    DS_TRY(ds_rope_scaling_check(&a->scaling));
     const int lead = positions->rank - 1; /* 1: one row a sample */
     if (positions->dtype != DS_I32 || lead < 0 || lead > 1 || positions->dims[lead] != x->dims[1] ||
         (lead == 1 && positions->dims[0] != x->dims[0]))
