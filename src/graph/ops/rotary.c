@@ -46,21 +46,27 @@ double ds_rotary_magnitude(const ds_rotary_opts *a) {
 }
 
 ds_status ds_rope_scaling_check(const ds_rope_scaling *s) {
+    const float most = 1e9f; /* far above any; what follows from it stays finite */
     if (s->kind == DS_ROPE_PLAIN)
         return DS_OK;
-    if (!(s->factor > 0))
-        return ds_fail(DS_INVALID, "a scaling of positions by %g is not above 0",
-                       (double)s->factor);
+    if (!(s->factor > 0 && s->factor < most))
+        return ds_fail(DS_INVALID, "a scaling of positions by %g is not in (0, %g)",
+                       (double)s->factor, (double)most);
+    if (!(s->magnitude >= 0 && s->magnitude < most))
+        return ds_fail(DS_INVALID, "turned vectors cannot be multiplied by %g",
+                       (double)s->magnitude);
     if (s->kind != DS_ROPE_LINEAR && s->original < 1)
         return ds_fail(DS_INVALID, "the length of the first training is %lld, not 1 or more",
                        (long long)s->original);
     if (s->kind == DS_ROPE_LLAMA3 &&
-        !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor))
-        return ds_fail(DS_INVALID, "frequency factors %g and %g do not rise from above 0",
+        !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor &&
+          s->high_freq_factor < most))
+        return ds_fail(DS_INVALID, "frequency factors %g and %g do not rise between 0 and 1e9",
                        (double)s->low_freq_factor, (double)s->high_freq_factor);
-    if (s->kind == DS_ROPE_YARN && !(s->beta_slow > 0 && s->beta_fast > s->beta_slow))
-        return ds_fail(DS_INVALID, "turns %g and %g do not rise from above 0", (double)s->beta_slow,
-                       (double)s->beta_fast);
+    if (s->kind == DS_ROPE_YARN &&
+        !(s->beta_slow > 0 && s->beta_fast > s->beta_slow && s->beta_fast < most))
+        return ds_fail(DS_INVALID, "turns %g and %g do not rise between 0 and 1e9",
+                       (double)s->beta_slow, (double)s->beta_fast);
     return DS_OK;
 }
 
