@@ -26,14 +26,28 @@ check_sources() { # by the compile commands of the preset clang
         { tail -n 20 build/clang/tidy.log; return 1; }
 }
 
+seed() { # $1: a fuzzer, $2 …: files that it starts from
+    name="build/fuzz/seeds/$1"
+    shift
+    mkdir -p "$name"
+    for file in "$@"; do
+        cp "$file" "$name/$(printf '%s' "$file" | tr / _)"
+    done
+}
+
 run_fuzzers() {
     ./setup.sh fuzz
+    seed fuzz_config configs/*.yaml
+    seed fuzz_model tests/data/goldens/*/config.json
+    seed fuzz_safetensors tests/data/safetensors/*.safetensors
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue
         say "fuzzing: $fuzzer"
         # a fixed seed: the same commit gives the same verdict; leave it out to search further
+        seeds="build/fuzz/seeds/$(basename "$fuzzer")"
+        mkdir -p "$seeds"
         "$fuzzer" -seed=1 -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -max_len=4096 -verbosity=0 \
-            -print_final_stats=1
+            -print_final_stats=1 "$seeds"
     done
 }
 

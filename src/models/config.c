@@ -134,8 +134,9 @@ static ds_status check_experts(const ds_model_config *c) {
                        (long long)c->experts_per_token, (long long)c->n_experts);
     const ds_expert_config *e = &c->experts;
     const int64_t inner = ds_model_expert_width(c);
-    if (inner < 1 || inner > MAX_WIDTH || e->n_shared < 0 || e->n_shared > MAX_EXPERTS ||
-        e->shared_size < 0 || e->shared_size > MAX_WIDTH || ds_model_shared_width(c) > MAX_WIDTH)
+    if (e->intermediate_size < 0 || inner < 1 || inner > MAX_WIDTH || e->n_shared < 0 ||
+        e->n_shared > MAX_EXPERTS || e->shared_size < 0 || e->shared_size > MAX_WIDTH ||
+        ds_model_shared_width(c) > MAX_WIDTH)
         return ds_fail(DS_INVALID, "experts of %lld and %lld shared ones of %lld are not in 1 … %d",
                        (long long)inner, (long long)e->n_shared, (long long)e->shared_size,
                        MAX_WIDTH);

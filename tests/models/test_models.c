@@ -306,6 +306,40 @@ static void test_config_json_round_trip(void **state) {
     }
 }
 
+/* Numbers that no model has, beside sound ones. */
+static void test_config_json_of_impossible_experts(void **state) {
+    (void)state;
+    static const struct {
+        const char *key, *said;
+    } bad[] = {{"\"moe_intermediate_size\": -10", "experts of"},
+               {"\"n_shared_experts\": -1", "shared"},
+               {"\"first_k_dense_replace\": 9", "n_layers 1"},
+               {"\"n_group\": 3, \"topk_group\": 1, \"topk_method\": \"group_limited_greedy\"",
+                "3 groups"},
+               {"\"qk_rope_head_dim\": 3", "even"},
+               {"\"v_head_dim\": 0", "values of 0"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[1024];
+        ds_model_config c;
+        const char *const sound[] = {"\"moe_intermediate_size\": 8", "\"qk_rope_head_dim\": 4",
+                                     "\"v_head_dim\": 3"};
+        int n =
+            snprintf(text, sizeof text,
+                     "{\"model_type\": \"deepseek_v2\", \"vocab_size\": 11, \"hidden_size\": 12, "
+                     "\"num_hidden_layers\": 1, \"num_attention_heads\": 3, "
+                     "\"intermediate_size\": 20, \"max_position_embeddings\": 7, "
+                     "\"n_routed_experts\": 4, \"num_experts_per_tok\": 2, "
+                     "\"kv_lora_rank\": 6, \"qk_nope_head_dim\": 4");
+        for (size_t k = 0; k < 3; k++) /* each key once */
+            if (strncmp(bad[i].key, sound[k], strcspn(sound[k], ":")) != 0)
+                n += snprintf(text + n, sizeof text - (size_t)n, ", %s", sound[k]);
+        snprintf(text + n, sizeof text - (size_t)n, ", %s}", bad[i].key);
+        assert_int_equal(load_text(text, &c), DS_INVALID);
+        if (!strstr(ds_error(), bad[i].said))
+            fail_msg("%s: %s", bad[i].key, ds_error());
+    }
+}
+
 static void test_config_json_of_strangers(void **state) {
     (void)state;
     ds_model_config c;
@@ -421,6 +455,7 @@ int main(void) {
         cmocka_unit_test(test_check_says_what_does_not_fit),
         cmocka_unit_test(test_build_refuses_long_sequences),
         cmocka_unit_test(test_config_json_round_trip),
+        cmocka_unit_test(test_config_json_of_impossible_experts),
         cmocka_unit_test(test_config_json_of_strangers),
         cmocka_unit_test(test_llama2c_header_is_checked),
     };
