@@ -187,7 +187,7 @@ ds_status ds_model_config_check(const ds_model_config *c) {
     if (is_llama && c->latent.kv_rank == 0 && c->head_dim % 2 != 0)
         return ds_fail(DS_INVALID, "head_dim %lld must be even for rotary positions",
                        (long long)c->head_dim);
-    if (c->architecture == DS_MOE || c->n_experts > 0)
+    if (c->architecture == DS_MOE || c->n_experts != 0)
         DS_TRY(check_experts(c));
     DS_TRY(check_latent(c));
     if (c->sliding_window < 0)

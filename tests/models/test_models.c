@@ -312,6 +312,7 @@ static void test_config_json_of_impossible_experts(void **state) {
     static const struct {
         const char *key, *said;
     } bad[] = {{"\"moe_intermediate_size\": -10", "experts of"},
+               {"\"n_routed_experts\": -4", "n_experts -4"},
                {"\"n_shared_experts\": -1", "shared"},
                {"\"first_k_dense_replace\": 9", "n_layers 1"},
                {"\"n_group\": 3, \"topk_group\": 1, \"topk_method\": \"group_limited_greedy\"",
@@ -322,15 +323,15 @@ static void test_config_json_of_impossible_experts(void **state) {
         char text[1024];
         ds_model_config c;
         const char *const sound[] = {"\"moe_intermediate_size\": 8", "\"qk_rope_head_dim\": 4",
-                                     "\"v_head_dim\": 3"};
+                                     "\"v_head_dim\": 3", "\"n_routed_experts\": 4"};
         int n =
             snprintf(text, sizeof text,
                      "{\"model_type\": \"deepseek_v2\", \"vocab_size\": 11, \"hidden_size\": 12, "
                      "\"num_hidden_layers\": 1, \"num_attention_heads\": 3, "
                      "\"intermediate_size\": 20, \"max_position_embeddings\": 7, "
-                     "\"n_routed_experts\": 4, \"num_experts_per_tok\": 2, "
+                     "\"num_experts_per_tok\": 2, "
                      "\"kv_lora_rank\": 6, \"qk_nope_head_dim\": 4");
-        for (size_t k = 0; k < 3; k++) /* each key once */
+        for (size_t k = 0; k < 4; k++) /* each key once */
             if (strncmp(bad[i].key, sound[k], strcspn(sound[k], ":")) != 0)
                 n += snprintf(text + n, sizeof text - (size_t)n, ", %s", sound[k]);
         snprintf(text + n, sizeof text - (size_t)n, ", %s}", bad[i].key);
