@@ -117,7 +117,9 @@ static void update_lion(ds_update_builder *u, ds_node *param, ds_node *grad) {
 }
 
 static bool is_alike(const ds_update_share *a, const ds_update_share *b) {
-    return a->op == b->op && a->lr == b->lr && memcmp(&a->attrs, &b->attrs, sizeof a->attrs) == 0;
+    const ds_update_attrs *x = &a->attrs, *y = &b->attrs;
+    return a->op == b->op && a->lr == b->lr && x->beta1 == y->beta1 && x->beta2 == y->beta2 &&
+           x->eps == y->eps && x->weight_decay == y->weight_decay;
 }
 
 /* One node for the first share and all later ones like it, which are taken out of the list. inputs

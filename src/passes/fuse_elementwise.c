@@ -158,7 +158,7 @@ static ds_instruction instruction_of(const ds_node *x) {
 static ds_fused_elementwise_attrs instructions(group *s) {
     ds_fused_elementwise_attrs attrs = {.dtype = s->members[0]->type.dtype,
                                         .is_random = s->seed != NULL};
-    int value[MAX_MEMBERS];
+    int value[MAX_MEMBERS] = {0};
     qsort(s->members, (size_t)s->n, sizeof *s->members, by_id);
     for (int i = 0; i < s->n; i++) {
         const ds_node *x = s->members[i];
