@@ -196,6 +196,7 @@ typedef struct stop_watch {
     pthread_t thread;
     sigset_t signals;
     _Atomic(ds_trainer *) running; /* NULL: not made yet, there is nothing to save */
+    atomic_bool ended;             /* the signal that comes now is only to say so */
     double deadline_s;             /* for the last checkpoint, from the first signal on */
 } stop_watch;
 
@@ -215,6 +216,8 @@ static void *wait_for_signals(void *context) {
         const struct timespec left = {(time_t)left_s, (long)(fmod(left_s, 1) * 1e9)};
         const int signal = end_s > 0 ? sigtimedwait(&watch->signals, &info, &left)
                                      : sigwaitinfo(&watch->signals, &info);
+        if (atomic_load(&watch->ended))
+            return NULL;
         if (signal < 0 && errno == EAGAIN)
             pass_deadline();
         if (signal < 0)
@@ -226,7 +229,6 @@ static void *wait_for_signals(void *context) {
         if (end_s == 0)
             end_s = ds_clock_s() + watch->deadline_s;
     }
-    return NULL;
 }
 
 /* Before any other thread is there: all inherit what is blocked. */
@@ -240,7 +242,8 @@ static bool watch_begin(stop_watch *watch) {
 }
 
 static void watch_end(stop_watch *watch) {
-    pthread_cancel(watch->thread);
+    atomic_store(&watch->ended, true);
+    pthread_kill(watch->thread, SIGTERM);
     pthread_join(watch->thread, NULL);
 }
 
