@@ -1,0 +1,197 @@
+/* Requests as clients send them, and everything that must be refused by name. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "serve/openai_request.h"
+
+static ds_openai_request accept_json(ds_openai_kind kind, const char *json) {
+    ds_openai_request r;
+    ds_openai_error error;
+    if (ds_openai_request_parse(kind, json, strlen(json), &r, &error) != DS_OK)
+        fail_msg("%s: %s", json, error.message);
+    return r;
+}
+
+static void test_completion(void **state) {
+    (void)state;
+    ds_openai_request r = accept_json(
+        DS_OPENAI_COMPLETION,
+        "{\"model\":\"m\",\"prompt\":\"Once\",\"max_tokens\":7,\"temperature\":0,\"top_p\":0.5,"
+        "\"top_k\":-1,\"min_p\":0.25,\"seed\":-3,\"stop\":[\"a\",\"b\"],\"stream\":true,"
+        "\"stream_options\":{\"include_usage\":true},\"presence_penalty\":-2,"
+        "\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"12\":-100,\"0\":5},"
+        "\"logprobs\":0,\"n\":1,\"echo\":false,\"suffix\":null,\"user\":\"u\",\"metadata\":{}}");
+    assert_string_equal(r.model, "m");
+    assert_string_equal(r.prompt, "Once");
+    assert_int_equal(r.max_tokens, 7);
+    assert_true(r.sampling.temperature == 0 && r.sampling.top_p == 0.5f);
+    assert_int_equal(r.sampling.top_k, 0);
+    assert_true(r.sampling.min_p == 0.25f && r.sampling.presence_penalty == -2);
+    assert_true(r.sampling.frequency_penalty == 2 && r.sampling.repetition_penalty == 1.5f);
+    assert_true(r.has_seed && (int64_t)r.sampling.seed == -3);
+    assert_int_equal(r.n_stops, 2);
+    assert_string_equal(r.stops[1], "b");
+    assert_true(r.stream && r.include_usage && r.logprobs);
+    assert_int_equal(r.sampling.n_bias, 2);
+    ds_openai_request_clear(&r);
+}
+
+static void test_prompts_and_defaults(void **state) {
+    (void)state;
+    ds_openai_request r = accept_json(DS_OPENAI_COMPLETION, "{\"prompt\":[\"one\"],\"stop\":null}");
+    assert_string_equal(r.prompt, "one");
+    assert_int_equal(r.max_tokens, 16);
+    assert_true(r.sampling.temperature == 1 && r.sampling.top_p == 1 && !r.has_seed && !r.stream);
+    assert_null(r.model);
+    ds_openai_request_clear(&r);
+    r = accept_json(DS_OPENAI_COMPLETION, "{\"prompt\":[5, 0, 2147483647]}");
+    assert_null(r.prompt);
+    assert_int_equal(r.n_tokens, 3);
+    assert_int_equal(r.tokens[2], INT32_MAX);
+    ds_openai_request_clear(&r);
+    r = accept_json(DS_OPENAI_COMPLETION, "{\"prompt\":[[5, 1]]}");
+    assert_int_equal(r.n_tokens, 2);
+    ds_openai_request_clear(&r);
+    r = accept_json(DS_OPENAI_TOKENIZE, "{\"content\":\"x\",\"temperature\":\"ignored\"}");
+    assert_string_equal(r.prompt, "x");
+    ds_openai_request_clear(&r);
+}
+
+static void test_chat(void **state) {
+    (void)state;
+    ds_openai_request r = accept_json(
+        DS_OPENAI_CHAT,
+        "{\"messages\":[{\"role\":\"developer\",\"content\":\"Be \\u00e9\"},{\"role\":\"user\","
+        "\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]},"
+        "{\"role\":\"assistant\",\"content\":null}],\"max_tokens\":3,"
+        "\"max_completion_tokens\":9,\"logprobs\":true,\"tools\":[],\"tool_choice\":\"auto\"}");
+    assert_int_equal(r.n_messages, 3);
+    assert_string_equal(r.messages[0].role, "system");
+    assert_string_equal(r.messages[0].content, "Be é");
+    assert_string_equal(r.messages[1].content, "ab");
+    assert_string_equal(r.messages[2].content, "");
+    assert_int_equal(r.max_tokens, 9);
+    assert_true(r.logprobs);
+    ds_openai_request_clear(&r);
+    r = accept_json(DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}");
+    assert_int_equal(r.max_tokens, 0);
+    ds_openai_request_clear(&r);
+}
+
+typedef struct refusal {
+    ds_openai_kind kind;
+    const char *json, *param, *text; /* text stands in the message */
+} refusal;
+
+#define P "{\"prompt\":\"x\","
+static const refusal refusals[] = {
+    {DS_OPENAI_COMPLETION, "", "", "no valid JSON"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":", "", "line 1"},
+    {DS_OPENAI_COMPLETION, "[1]", "", "must be a JSON object, not an array"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":\"\xff\"}", "", "unable to decode byte 0xff"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":\"\\u0000\"}", "", "u0000"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":\"\\ud800\"}", "", "invalid Unicode"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":\"a\",\"prompt\":\"b\"}", "", "duplicate"},
+    {DS_OPENAI_COMPLETION, "{}", "prompt", "must be a string or an array of token ids"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[]}", "prompt", "an empty array"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":{}}", "prompt", "not an object"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[\"a\",\"b\"]}", "prompt", "2 texts"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[[1],[2]]}", "prompt", "2 texts"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[[[1]]]}", "prompt", "must be a string"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[1,-1]}", "prompt", "no token id"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[1,2147483648]}", "prompt", "no token id"},
+    {DS_OPENAI_COMPLETION, "{\"prompt\":[1,\"a\"]}", "prompt", "no token id"},
+    {DS_OPENAI_COMPLETION, P "\"model\":1}", "model", "a string, not a number"},
+    {DS_OPENAI_COMPLETION, P "\"max_tokens\":0}", "max_tokens", "from 1"},
+    {DS_OPENAI_COMPLETION, P "\"max_tokens\":1.5}", "max_tokens", "not a fraction"},
+    {DS_OPENAI_COMPLETION, P "\"max_tokens\":\"5\"}", "max_tokens", "not a string"},
+    {DS_OPENAI_COMPLETION, P "\"max_tokens\":99999999999}", "max_tokens", "2147483647"},
+    {DS_OPENAI_COMPLETION, P "\"max_tokens\":99999999999999999999}", "", "too big integer"},
+    {DS_OPENAI_COMPLETION, P "\"temperature\":1e999}", "", "overflow"},
+    {DS_OPENAI_COMPLETION, P "\"temperature\":-0.1}", "temperature", "from 0 to 100"},
+    {DS_OPENAI_COMPLETION, P "\"temperature\":true}", "temperature", "not true"},
+    {DS_OPENAI_COMPLETION, P "\"top_p\":1.01}", "top_p", "from 0 to 1"},
+    {DS_OPENAI_COMPLETION, P "\"top_k\":-2}", "top_k", "from -1"},
+    {DS_OPENAI_COMPLETION, P "\"presence_penalty\":2.5}", "presence_penalty", "from -2 to 2"},
+    {DS_OPENAI_COMPLETION, P "\"repetition_penalty\":0}", "repetition_penalty", "from 0.01"},
+    {DS_OPENAI_COMPLETION, P "\"n\":2}", "n", "several requests"},
+    {DS_OPENAI_COMPLETION, P "\"echo\":true}", "echo", "does not repeat"},
+    {DS_OPENAI_COMPLETION, P "\"stop\":\"\"}", "stop", "none of them empty"},
+    {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",1]}", "stop", "string"},
+    {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "stop", "4 at most"},
+    {DS_OPENAI_COMPLETION, P "\"stream\":1}", "stream", "true or false, not a number"},
+    {DS_OPENAI_COMPLETION, P "\"stream_options\":{}}", "stream_options", "\"stream\": true"},
+    {DS_OPENAI_COMPLETION, P "\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
+     "stream_options.include_usage", "true or false"},
+    {DS_OPENAI_COMPLETION, P "\"logprobs\":5}", "logprobs", "0 or null"},
+    {DS_OPENAI_COMPLETION, P "\"logit_bias\":{\"x\":1}}", "logit_bias", "token ids"},
+    {DS_OPENAI_COMPLETION, P "\"logit_bias\":{\"1\":101}}", "logit_bias", "-100 to 100"},
+    {DS_OPENAI_COMPLETION, P "\"logit_bias\":{\"99999999999\":1}}", "logit_bias", "token ids"},
+    {DS_OPENAI_COMPLETION, P "\"logit_bias\":[]}", "logit_bias", "must be an object"},
+    {DS_OPENAI_CHAT, "{\"messages\":[]}", "messages", "one at least"},
+    {DS_OPENAI_CHAT, "{\"messages\":\"hi\"}", "messages", "must be an array"},
+    {DS_OPENAI_CHAT, "{\"messages\":[1]}", "messages", "messages[0].role"},
+    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages", "tool"},
+    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":1}]}", "messages",
+     "content' must be a string, not a number"},
+    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
+     "messages", "nothing but text"},
+    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{}]}",
+     "tools", "not supported"},
+    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":2}",
+     "top_logprobs", "own tokens"},
+};
+
+static void test_refusals(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        const refusal *c = &refusals[i];
+        ds_openai_request r;
+        ds_openai_error error;
+        const ds_status status =
+            ds_openai_request_parse(c->kind, c->json, strlen(c->json), &r, &error);
+        if (status != DS_INVALID || !strstr(error.message, c->text) ||
+            strcmp(error.param, c->param) != 0)
+            fail_msg("%s: status %d, param '%s', message '%s'", c->json, status, error.param,
+                     error.message);
+        assert_int_equal(ds_utf8_valid(error.message, strlen(error.message)),
+                         strlen(error.message));
+    }
+}
+
+static void test_deep_nesting(void **state) {
+    (void)state;
+    enum { DEEP = 100000 };
+    char *body = malloc(DEEP);
+    memset(body, '[', DEEP);
+    ds_openai_request r;
+    ds_openai_error error;
+    assert_int_equal(ds_openai_request_parse(DS_OPENAI_CHAT, body, DEEP, &r, &error), DS_INVALID);
+    assert_non_null(strstr(error.message, "deep"));
+    free(body);
+    /* brackets within a string are no nesting */
+    ds_text text = {0};
+    ds_text_puts(&text, "{\"prompt\":\"\\\"");
+    for (int i = 0; i < 200; i++)
+        ds_text_puts(&text, "[{");
+    ds_text_puts(&text, "\"}");
+    r = accept_json(DS_OPENAI_COMPLETION, text.data);
+    ds_openai_request_clear(&r);
+    ds_text_clear(&text);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_completion),   cmocka_unit_test(test_prompts_and_defaults),
+        cmocka_unit_test(test_chat),         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_deep_nesting),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
