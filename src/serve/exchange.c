@@ -1,0 +1,183 @@
+#include "serve/exchange.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+
+ds_exchange *ds_exchange_new(ds_server *server, struct MHD_Connection *connection) {
+    ds_exchange *x = ds_calloc(1, sizeof *x);
+    if (!x)
+        return NULL;
+    x->server = server;
+    x->connection = connection;
+    x->socket = -1;
+    x->begin_s = ds_clock_s();
+    x->serial = atomic_fetch_add(&server->last_serial, 1) + 1;
+    atomic_init(&x->references, 1);
+    pthread_mutex_init(&x->lock, NULL);
+    return x;
+}
+
+void ds_exchange_release(ds_exchange *x) {
+    if (!x || atomic_fetch_sub(&x->references, 1) > 1)
+        return;
+    ds_openai_answer_clear(&x->answer);
+    ds_openai_request_clear(&x->request);
+    ds_text_clear(&x->body);
+    pthread_mutex_destroy(&x->lock);
+    free(x);
+}
+
+/* ---- all under the lock ---------------------------------------------------------------------- */
+
+static void wake(ds_exchange *x) {
+    if (!x->suspended)
+        return;
+    x->suspended = false;
+    MHD_resume_connection(x->connection);
+}
+
+static void finish(ds_exchange *x, unsigned code) {
+    x->done = true;
+    x->code = code;
+}
+
+/* A stream has begun with 200: its error is an event. A whole answer is replaced. */
+static void fail_with(ds_exchange *x, unsigned code, const char *message, const char *type) {
+    if (x->answer.stream) {
+        ds_openai_answer_fail(&x->answer, message, type);
+    } else {
+        ds_text_clear(&x->answer.out);
+        ds_openai_error_write(&x->answer.out, message, type, NULL, NULL);
+    }
+    finish(x, code);
+}
+
+static void take_token(ds_exchange *x, const ds_event *event) {
+    const double now = ds_clock_s();
+    if (event->index == 0)
+        ds_metrics_first_token(&x->server->metrics, now - x->begin_s);
+    else
+        ds_metrics_later_token(&x->server->metrics, now - x->last_token_s);
+    x->last_token_s = now;
+    bool stopped = false;
+    ds_status status = ds_openai_answer_token(&x->answer, event->token, event->logprob, &stopped);
+    if (status == DS_OK && stopped)
+        status = ds_openai_answer_finish(&x->answer, "stop");
+    if (status != DS_OK)
+        fail_with(x, 500, ds_error(), "server_error");
+    else if (stopped)
+        finish(x, 200);
+    if (x->done)
+        ds_async_executor_cancel(x->server->executor, event->request);
+}
+
+static void take_end(ds_exchange *x, const ds_event *event) {
+    const bool whole = event->finish == DS_FINISH_STOP || event->finish == DS_FINISH_LENGTH;
+    if (event->finish == DS_FINISH_ERROR)
+        fail_with(x, 500, event->error ? event->error : "the model failed", "server_error");
+    else if (!whole)
+        fail_with(x, 503, "the request was cancelled", "server_error");
+    else if (ds_openai_answer_finish(&x->answer,
+                                     event->finish == DS_FINISH_STOP ? "stop" : "length") != DS_OK)
+        fail_with(x, 500, ds_error(), "server_error");
+    else
+        finish(x, 200);
+}
+
+/* ---- the executor's thread ------------------------------------------------------------------- */
+
+static void on_event(const ds_event *event, void *context) {
+    ds_exchange *x = context;
+    const bool is_last = event->finish != DS_FINISH_NONE;
+    pthread_mutex_lock(&x->lock);
+    if (!x->done) {
+        if (is_last)
+            take_end(x, event);
+        else
+            take_token(x, event);
+        if (x->done || (x->answer.stream && x->answer.out.length > x->n_sent))
+            wake(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+    if (is_last)
+        ds_exchange_release(x);
+}
+
+/* ---- the connection's thread ----------------------------------------------------------------- */
+
+ds_status ds_exchange_submit(ds_exchange *x, const int32_t *prompt, int64_t n_prompt) {
+    size_t n_stops = 0;
+    const int32_t *stops = ds_model_end_tokens(x->server->model, &n_stops);
+    const ds_request request = {.prompt = prompt,
+                                .n_prompt = n_prompt,
+                                .max_tokens = x->request.max_tokens,
+                                .sampling = x->request.sampling,
+                                .stop_tokens = stops,
+                                .n_stop_tokens = n_stops,
+                                .logprobs = x->request.logprobs,
+                                .on_event = on_event,
+                                .context = x};
+    atomic_fetch_add(&x->references, 1); /* the executor's */
+    /* its first token may come before the call returns; it waits at the lock */
+    pthread_mutex_lock(&x->lock);
+    const ds_status status = ds_async_executor_submit(x->server->executor, &request, &x->id);
+    x->submitted = status == DS_OK;
+    pthread_mutex_unlock(&x->lock);
+    if (status != DS_OK)
+        ds_exchange_release(x);
+    return status;
+}
+
+bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type) {
+    pthread_mutex_lock(&x->lock);
+    const bool was_at_work = x->submitted && !x->done;
+    if (was_at_work) {
+        ds_async_executor_cancel(x->server->executor, x->id);
+        if (message)
+            fail_with(x, code, message, type);
+        else
+            finish(x, 499);
+    }
+    x->broken = x->broken || !message;
+    wake(x);
+    pthread_mutex_unlock(&x->lock);
+    return was_at_work;
+}
+
+/* Forgets what is sent, so that a stream's memory does not grow with its answer. */
+static void drop_sent(ds_exchange *x) {
+    ds_text *out = &x->answer.out;
+    if (x->n_sent < 65536 && x->n_sent < out->length)
+        return;
+    memmove(out->data, out->data + x->n_sent, out->length - x->n_sent + 1);
+    out->length -= x->n_sent;
+    x->n_sent = 0;
+}
+
+ssize_t ds_exchange_read(void *exchange, uint64_t position, char *buffer, size_t size) {
+    (void)position;
+    ds_exchange *x = exchange;
+    ssize_t n = 0;
+    pthread_mutex_lock(&x->lock);
+    const size_t left = x->answer.out.length - x->n_sent;
+    if (x->broken || x->answer.out.poisoned ||
+        (left == 0 && !x->done && atomic_load(&x->server->closing))) {
+        n = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (left > 0) {
+        n = (ssize_t)(left < size ? left : size);
+        memcpy(buffer, x->answer.out.data + x->n_sent, (size_t)n);
+        x->n_sent += (size_t)n;
+        drop_sent(x);
+    } else if (x->done) {
+        n = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        x->suspended = true;
+        MHD_suspend_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return n;
+}

@@ -1,0 +1,85 @@
+/* One HTTP request from its first byte to the last of its answer. Three parties hold it, each with
+ * a reference: the connection, the response that reads from it, and the executor. */
+#ifndef DS_SERVE_EXCHANGE_H
+#define DS_SERVE_EXCHANGE_H
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "serve/answer.h"
+#include "serve/metrics.h"
+#include "serve/prompt.h"
+#include "serve/server.h"
+
+typedef struct ds_exchange ds_exchange;
+
+struct ds_exchange {
+    ds_server *server;
+    struct MHD_Connection *connection;
+    ds_exchange *next, *previous; /* in the server's list, while at work */
+    atomic_int references;
+    uint64_t serial; /* tells one from another at the same socket */
+    int socket;
+    bool refused, listed; /* refused: answered before its body came */
+    ds_text body;
+    bool too_large;
+    pthread_mutex_t lock; /* guards what follows */
+    ds_openai_request request;
+    ds_openai_answer answer;
+    size_t n_sent;                           /* of answer.out */
+    bool suspended, submitted, done, broken; /* broken: nothing more can be sent */
+    unsigned code;                           /* of the answer, once done */
+    uint64_t id;                             /* the executor's */
+    double begin_s, last_token_s, deadline_s;
+};
+
+struct ds_server {
+    struct MHD_Daemon *daemon;
+    ds_model *model;
+    ds_async_executor *executor;
+    ds_server_opts opts;
+    const char *name;
+    ds_prompt_format format;
+    ds_metrics metrics;
+    unsigned char key_digest[32];
+    int64_t created;
+    atomic_bool draining, closing, stopping; /* no new ones; no waiting; the watcher */
+    atomic_ullong last_serial;
+    uint64_t id_salt;
+    pthread_mutex_t list_lock;
+    ds_exchange *at_work;
+    int n_at_work;
+    int watch; /* epoll */
+    pthread_t watcher;
+    bool has_watcher;
+};
+
+ds_exchange *ds_exchange_new(ds_server *server, struct MHD_Connection *connection);
+void ds_exchange_release(ds_exchange *x);
+
+/* Hands the parsed request to the executor; the tokens are copied. */
+ds_status ds_exchange_submit(ds_exchange *x, const int32_t *prompt, int64_t n_prompt);
+/* Ends it early: with a message for the client, or (NULL) with nothing, when the client is gone.
+ * Returns whether it was still at work. */
+bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type);
+/* For MHD: what a streaming response sends next. */
+ssize_t ds_exchange_read(void *exchange, uint64_t position, char *buffer, size_t size);
+
+/* The list of exchanges at work, and the thread that watches them. */
+ds_status ds_watch_begin(ds_server *server);
+void ds_watch_end(ds_server *server);
+void ds_watch_add(ds_exchange *x);
+void ds_watch_remove(ds_exchange *x);
+int ds_watch_count(ds_server *server);
+/* When the oldest exchange at work began; HUGE_VAL for none. */
+double ds_watch_oldest_s(ds_server *server);
+void ds_watch_abort_all(ds_server *server, const char *message);
+
+/* Answers a complete request (routes.c). */
+enum MHD_Result ds_route(ds_exchange *x, const char *method, const char *url);
+/* Whether it may go on, told from its headers; if not, the refusal is queued, and *result is what
+ * MHD is to be told. */
+bool ds_route_admits(ds_exchange *x, const char *method, const char *url, enum MHD_Result *result);
+
+#endif

@@ -1,0 +1,365 @@
+/* What each address answers. One row of a table an endpoint; every refusal is an error object of
+ * OpenAI's API. */
+#include <math.h>
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "serve/exchange.h"
+#include "serve/page.h"
+
+enum { STALL_S = 60, RETRY_S = 1 };
+
+static const char JSON[] = "application/json";
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+static enum MHD_Result queue(ds_exchange *x, unsigned code, struct MHD_Response *response,
+                             const char *type) {
+    if (!response)
+        return MHD_NO;
+    char retry[16];
+    snprintf(retry, sizeof retry, "%d", RETRY_S);
+    MHD_add_response_header(response, "Content-Type", type);
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (code == 429 || code == 503)
+        MHD_add_response_header(response, "Retry-After", retry);
+    if (code == 401)
+        MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
+    if (atomic_load(&x->server->draining))
+        MHD_add_response_header(response, "Connection", "close");
+    ds_metrics_count_code(&x->server->metrics, code);
+    const enum MHD_Result result = MHD_queue_response(x->connection, code, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+/* text is emptied. */
+static enum MHD_Result send_text(ds_exchange *x, unsigned code, const char *type, ds_text *text) {
+    const size_t length = text->length;
+    char *data = ds_text_take(text);
+    if (!data)
+        return MHD_NO;
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(length, data, MHD_RESPMEM_MUST_FREE);
+    if (!response)
+        free(data);
+    return queue(x, code, response, type);
+}
+
+static enum MHD_Result send_error(ds_exchange *x, unsigned code, const char *message,
+                                  const char *param) {
+    static const struct {
+        unsigned code;
+        const char *type, *name;
+    } kinds[] = {{400, "invalid_request_error", NULL},
+                 {401, "authentication_error", "invalid_api_key"},
+                 {403, "permission_error", NULL},
+                 {404, "invalid_request_error", "not_found"},
+                 {405, "invalid_request_error", NULL},
+                 {413, "invalid_request_error", "body_too_large"},
+                 {429, "rate_limit_error", "queue_full"},
+                 {503, "server_error", "shutting_down"},
+                 {500, "server_error", NULL}};
+    size_t i = 0;
+    while (kinds[i].code != code && kinds[i].code != 500)
+        i++;
+    ds_text text = {0};
+    ds_openai_error_write(&text, message, kinds[i].type, param, kinds[i].name);
+    return send_text(x, code, JSON, &text);
+}
+
+static enum MHD_Result send_json(ds_exchange *x, unsigned code, json_t *value) {
+    ds_text text = {0};
+    ds_json_write(&text, value);
+    return send_text(x, code, JSON, &text);
+}
+
+static unsigned code_of(ds_status status) {
+    return status == DS_INVALID || status == DS_UNSUPPORTED ? 400 : status == DS_BUSY ? 429 : 500;
+}
+
+/* ---- questions about the server -------------------------------------------------------------- */
+
+static enum MHD_Result get_page(ds_exchange *x) {
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        ds_serve_page_size, (void *)ds_serve_page, MHD_RESPMEM_PERSISTENT);
+    if (response)
+        MHD_add_response_header(response, "Content-Security-Policy",
+                                "default-src 'none'; style-src 'unsafe-inline'; script-src "
+                                "'unsafe-inline'; connect-src 'self'; img-src data:; base-uri "
+                                "'none'; form-action 'none'; frame-ancestors 'none'");
+    return queue(x, 200, response, "text/html; charset=utf-8");
+}
+
+static enum MHD_Result get_models(ds_exchange *x) {
+    const ds_server *s = x->server;
+    return send_json(x, 200,
+                     json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:I}]}", "object", "list", "data",
+                               "id", s->name, "object", "model", "created", (json_int_t)s->created,
+                               "owned_by", "deepseek", "max_model_len",
+                               (json_int_t)ds_model_get_config(s->model)->max_seq_len));
+}
+
+/* Alive unless requests are at work and the model has not taken a step for long. */
+static enum MHD_Result get_health(ds_exchange *x) {
+    ds_executor_stats stats;
+    ds_async_executor_stats(x->server->executor, &stats);
+    const double oldest_s = ds_watch_oldest_s(x->server);
+    const double since_s =
+        ds_clock_s() - (stats.last_step_s > oldest_s ? stats.last_step_s : oldest_s);
+    const bool stalled = stats.n_running > 0 && since_s > STALL_S;
+    return send_json(x, stalled ? 503 : 200,
+                     json_pack("{s:s, s:I, s:I}", "status", stalled ? "stalled" : "ok", "running",
+                               (json_int_t)stats.n_running, "waiting",
+                               (json_int_t)stats.n_waiting));
+}
+
+static enum MHD_Result get_ready(ds_exchange *x) {
+    const bool draining = atomic_load(&x->server->draining);
+    return send_json(x, draining ? 503 : 200,
+                     json_pack("{s:s}", "status", draining ? "draining" : "ready"));
+}
+
+static enum MHD_Result get_metrics(ds_exchange *x) {
+    ds_executor_stats stats;
+    ds_text text = {0};
+    ds_async_executor_stats(x->server->executor, &stats);
+    ds_metrics_write(&x->server->metrics, &stats, &text);
+    return send_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+static void release(void *exchange) {
+    ds_exchange_release(exchange);
+}
+
+static enum MHD_Result start_stream(ds_exchange *x) {
+    atomic_fetch_add(&x->references, 1); /* the response's */
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, ds_exchange_read, x, release);
+    if (!response) {
+        ds_exchange_release(x);
+        return MHD_NO;
+    }
+    MHD_add_response_header(response, "Cache-Control", "no-cache");
+    MHD_add_response_header(response, "X-Accel-Buffering", "no");
+    return queue(x, 200, response, "text/event-stream; charset=utf-8");
+}
+
+/* Sends a whole answer, or waits for it: MHD asks again when it is woken. */
+static enum MHD_Result send_or_wait(ds_exchange *x) {
+    enum MHD_Result result = MHD_YES;
+    pthread_mutex_lock(&x->lock);
+    if (x->broken || (!x->done && atomic_load(&x->server->closing))) {
+        result = MHD_NO;
+    } else if (x->done) {
+        result = send_text(x, x->code, JSON, &x->answer.out);
+    } else {
+        x->suspended = true;
+        MHD_suspend_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return result;
+}
+
+/* Reads the body into x->request; otherwise the refusal is sent. */
+static bool read_request(ds_exchange *x, ds_openai_kind kind, enum MHD_Result *sent) {
+    ds_openai_error error;
+    char message[600];
+    const ds_status status = ds_openai_request_parse(kind, x->body.data ? x->body.data : "",
+                                                     x->body.length, &x->request, &error);
+    ds_text_clear(&x->body);
+    if (status != DS_OK) {
+        const bool told = status == DS_INVALID;
+        *sent = send_error(x, code_of(status), told ? error.message : ds_error(), error.param);
+        return false;
+    }
+    if (!x->request.model || strcmp(x->request.model, x->server->name) == 0)
+        return true;
+    snprintf(message, sizeof message, "the model '%.200s' is not served here; '%s' is",
+             x->request.model, x->server->name);
+    message[ds_utf8_valid(message, strlen(message))] = '\0';
+    *sent = send_error(x, 404, message, "model");
+    return false;
+}
+
+static void complete_request(ds_exchange *x) {
+    ds_openai_request *r = &x->request;
+    const char *stop = ds_chat_family_stop(x->server->format.chat.family);
+    if (!r->has_seed)
+        r->sampling.seed = (x->server->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
+    if (r->kind == DS_OPENAI_CHAT && stop)
+        x->answer.filter.stops[x->answer.filter.n_stops++] = stop;
+}
+
+static ds_status begin_answer(ds_exchange *x) {
+    int32_t *prompt = NULL;
+    size_t n = 0;
+    char id[48];
+    snprintf(id, sizeof id, "%s-%016llx", x->request.kind == DS_OPENAI_CHAT ? "chatcmpl" : "cmpl",
+             (unsigned long long)(x->server->id_salt + x->serial));
+    ds_status status = ds_prompt_encode(&x->server->format, &x->request, &prompt, &n);
+    /* what the executor would refuse must not reach the tokenizer as ids */
+    const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
+    for (size_t i = 0; i < n && status == DS_OK; i++)
+        if (prompt[i] < 0 || prompt[i] >= vocab)
+            status =
+                ds_fail(DS_INVALID, "token %d is not in 0 … %lld", prompt[i], (long long)vocab - 1);
+    if (status == DS_OK)
+        status = ds_openai_answer_begin(&x->request, x->server->format.tokenizer, x->server->name,
+                                        id, prompt, (int64_t)n, &x->answer);
+    if (status == DS_OK) {
+        complete_request(x);
+        status = ds_exchange_submit(x, prompt, (int64_t)n);
+    }
+    free(prompt);
+    return status;
+}
+
+static enum MHD_Result answer(ds_exchange *x, ds_openai_kind kind) {
+    enum MHD_Result sent = MHD_NO;
+    if (x->submitted)
+        return send_or_wait(x);
+    if (!read_request(x, kind, &sent))
+        return sent;
+    const ds_status status = begin_answer(x);
+    if (status != DS_OK)
+        return send_error(x, code_of(status), ds_error(), NULL);
+    ds_watch_add(x);
+    return x->request.stream ? start_stream(x) : send_or_wait(x);
+}
+
+static enum MHD_Result post_completions(ds_exchange *x) {
+    return answer(x, DS_OPENAI_COMPLETION);
+}
+
+static enum MHD_Result post_chat(ds_exchange *x) {
+    return answer(x, DS_OPENAI_CHAT);
+}
+
+static enum MHD_Result post_tokenize(ds_exchange *x) {
+    enum MHD_Result sent = MHD_NO;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    if (!read_request(x, DS_OPENAI_TOKENIZE, &sent))
+        return sent;
+    const ds_status status = ds_prompt_encode(&x->server->format, &x->request, &ids, &n);
+    if (status != DS_OK)
+        return send_error(x, code_of(status), ds_error(), NULL);
+    json_t *list = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(list, json_integer(ids[i]));
+    free(ids);
+    return send_json(x, 200,
+                     json_pack("{s:I, s:I, s:o}", "count", (json_int_t)n, "max_model_len",
+                               (json_int_t)ds_model_get_config(x->server->model)->max_seq_len,
+                               "tokens", list));
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+static const struct route {
+    const char *method, *path;
+    enum MHD_Result (*answer)(ds_exchange *);
+    bool open; /* asks for no key */
+} routes[] = {
+    {"GET", "/", get_page, true},
+    {"GET", "/health", get_health, true},
+    {"GET", "/ready", get_ready, true},
+    {"GET", "/metrics", get_metrics, false},
+    {"GET", "/v1/models", get_models, false},
+    {"POST", "/v1/completions", post_completions, false},
+    {"POST", "/v1/chat/completions", post_chat, false},
+    {"POST", "/tokenize", post_tokenize, false},
+};
+
+static bool is_method(const char *method, const char *wanted) {
+    return strcmp(method, wanted) == 0 ||
+           (strcmp(method, "HEAD") == 0 && strcmp(wanted, "GET") == 0);
+}
+
+static const struct route *find_route(const char *method, const char *url, bool *other_method) {
+    *other_method = false;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        if (strcmp(url, routes[i].path) != 0)
+            continue;
+        if (is_method(method, routes[i].method))
+            return &routes[i];
+        *other_method = true;
+    }
+    return NULL;
+}
+
+/* In the same time whatever the key: digests are compared, all of their bytes. */
+static bool has_key(ds_exchange *x) {
+    if (!x->server->opts.api_key)
+        return true;
+    const char *given =
+        MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "Authorization");
+    if (!given || strncasecmp(given, "Bearer ", 7) != 0)
+        return false;
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    SHA256((const unsigned char *)given + 7, strlen(given + 7), digest);
+    return CRYPTO_memcmp(digest, x->server->key_digest, sizeof digest) == 0;
+}
+
+/* A page from elsewhere must not use the visitor's own server. Browsers say where a page is from.
+ */
+static bool is_foreign(const ds_exchange *x) {
+    const char *origin = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "Origin");
+    const char *host = MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "Host");
+    if (!origin)
+        return false;
+    const char *name = strstr(origin, "://");
+    return !name || !host || strcasecmp(name + 3, host) != 0;
+}
+
+static bool body_is_too_large(const ds_exchange *x) {
+    const char *length =
+        MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, "Content-Length");
+    return length && strtoull(length, NULL, 10) > x->server->opts.max_body_bytes;
+}
+
+static enum MHD_Result refuse_large(ds_exchange *x) {
+    char message[96];
+    snprintf(message, sizeof message, "the body is larger than %zu bytes",
+             x->server->opts.max_body_bytes);
+    return send_error(x, 413, message, NULL);
+}
+
+bool ds_route_admits(ds_exchange *x, const char *method, const char *url, enum MHD_Result *result) {
+    bool other_method = false;
+    const struct route *route = find_route(method, url, &other_method);
+    if (route && !route->open && !has_key(x))
+        *result = send_error(x, 401, "give the server's key: Authorization: Bearer KEY", NULL);
+    else if (route && !route->open && is_foreign(x))
+        *result = send_error(x, 403, "pages of other origins may not use this server", NULL);
+    else if (body_is_too_large(x))
+        *result = refuse_large(x);
+    else
+        return true;
+    return false;
+}
+
+enum MHD_Result ds_route(ds_exchange *x, const char *method, const char *url) {
+    bool other_method = false;
+    const struct route *route = find_route(method, url, &other_method);
+    if (x->too_large)
+        return refuse_large(x);
+    if (!route && other_method)
+        return send_error(x, 405, "this address does not take that method", NULL);
+    if (!route)
+        return send_error(x, 404,
+                          "no such address; there are /v1/models, /v1/completions, "
+                          "/v1/chat/completions, /tokenize, /health, /ready, /metrics and /",
+                          NULL);
+    if (strcmp(route->method, "POST") == 0 && !x->submitted && atomic_load(&x->server->draining))
+        return send_error(x, 503, "the server is shutting down", NULL);
+    return route->answer(x);
+}

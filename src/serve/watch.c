@@ -1,0 +1,133 @@
+/* Exchanges at work: a list, and a thread that waits for their clients to hang up (epoll, which
+ * knows it without reading) and looks at their time limits ten times a second. */
+#include <errno.h>
+#include <math.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "serve/exchange.h"
+
+enum { TICK_MS = 100, MOST_EVENTS = 32 };
+
+void ds_watch_add(ds_exchange *x) {
+    ds_server *s = x->server;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    x->socket = info ? (int)info->connect_fd : -1;
+    x->deadline_s = x->begin_s + s->opts.timeout_s;
+    x->listed = true;
+    atomic_fetch_add(&x->references, 1); /* the list's */
+    pthread_mutex_lock(&s->list_lock);
+    x->next = s->at_work;
+    if (s->at_work)
+        s->at_work->previous = x;
+    s->at_work = x;
+    s->n_at_work++;
+    pthread_mutex_unlock(&s->list_lock);
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = x->serial};
+    if (x->socket >= 0)
+        epoll_ctl(s->watch, EPOLL_CTL_ADD, x->socket, &event);
+}
+
+void ds_watch_remove(ds_exchange *x) {
+    ds_server *s = x->server;
+    if (!x->listed)
+        return;
+    x->listed = false;
+    if (x->socket >= 0)
+        epoll_ctl(s->watch, EPOLL_CTL_DEL, x->socket, NULL);
+    pthread_mutex_lock(&s->list_lock);
+    if (x->previous)
+        x->previous->next = x->next;
+    else
+        s->at_work = x->next;
+    if (x->next)
+        x->next->previous = x->previous;
+    s->n_at_work--;
+    pthread_mutex_unlock(&s->list_lock);
+    ds_exchange_release(x);
+}
+
+int ds_watch_count(ds_server *s) {
+    pthread_mutex_lock(&s->list_lock);
+    const int n = s->n_at_work;
+    pthread_mutex_unlock(&s->list_lock);
+    return n;
+}
+
+double ds_watch_oldest_s(ds_server *s) {
+    double oldest = HUGE_VAL;
+    pthread_mutex_lock(&s->list_lock);
+    for (const ds_exchange *x = s->at_work; x; x = x->next)
+        oldest = x->begin_s < oldest ? x->begin_s : oldest;
+    pthread_mutex_unlock(&s->list_lock);
+    return oldest;
+}
+
+/* A listed exchange that has the serial or is late; with a
+ * reference of its own. */
+static ds_exchange *take(ds_server *s, uint64_t serial, double late_s) {
+    pthread_mutex_lock(&s->list_lock);
+    ds_exchange *x = s->at_work;
+    while (x && x->serial != serial && !(x->deadline_s < late_s))
+        x = x->next;
+    if (x) {
+        if (x->deadline_s < late_s)
+            x->deadline_s = HUGE_VAL; /* once is enough */
+        atomic_fetch_add(&x->references, 1);
+    }
+    pthread_mutex_unlock(&s->list_lock);
+    return x;
+}
+
+static void end_late(ds_server *s, double late_s, const char *message) {
+    for (ds_exchange *x; (x = take(s, 0, late_s)); ds_exchange_release(x))
+        if (ds_exchange_abort(x, 504, message, "timeout"))
+            ds_metrics_count_timeout(&s->metrics);
+}
+
+static void end_gone(ds_server *s, uint64_t serial) {
+    ds_exchange *x = take(s, serial, -HUGE_VAL);
+    if (!x)
+        return;
+    if (ds_exchange_abort(x, 0, NULL, NULL))
+        ds_metrics_count_disconnect(&s->metrics);
+    ds_exchange_release(x);
+}
+
+static void *watch(void *context) {
+    ds_server *s = context;
+    struct epoll_event events[MOST_EVENTS];
+    while (!atomic_load(&s->stopping)) {
+        const int n = epoll_wait(s->watch, events, MOST_EVENTS, TICK_MS);
+        for (int i = 0; i < n; i++)
+            end_gone(s, events[i].data.u64);
+        end_late(s, ds_clock_s(), "the request took longer than the server's time limit");
+    }
+    return NULL;
+}
+
+/* Closing sockets of clients that do not read is left to the daemon's end. */
+void ds_watch_abort_all(ds_server *s, const char *message) {
+    end_late(s, HUGE_VAL, message);
+}
+
+ds_status ds_watch_begin(ds_server *s) {
+    s->watch = epoll_create1(EPOLL_CLOEXEC);
+    if (s->watch < 0)
+        return ds_fail_errno("epoll_create1");
+    s->has_watcher = pthread_create(&s->watcher, NULL, watch, s) == 0;
+    return s->has_watcher ? DS_OK : ds_fail(DS_OUT_OF_MEMORY, "no thread could be started");
+}
+
+void ds_watch_end(ds_server *s) {
+    atomic_store(&s->stopping, true);
+    if (s->has_watcher)
+        pthread_join(s->watcher, NULL);
+    s->has_watcher = false;
+    if (s->watch >= 0)
+        close(s->watch);
+    s->watch = -1;
+}
