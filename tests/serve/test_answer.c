@@ -1,0 +1,192 @@
+/* Answers in OpenAI's words: the pieces of a stream are the whole text, characters stay whole, stop
+ * strings stay hidden, and the ends are right. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "serve/answer.h"
+
+/* One token a byte, so that every character of more bytes comes in pieces. */
+static ds_tokenizer *byte_tokenizer(void) {
+    static char word[] = "aaaa bbbb cccc";
+    char path[] = "/tmp/test_answer_XXXXXX";
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    FILE *f = fdopen(fd, "w");
+    fputs(word, f);
+    fclose(f);
+    const char *paths[] = {path};
+    ds_bpe_train_opts opts = DS_BPE_TRAIN_DEFAULTS;
+    opts.vocab_size = 256;
+    ds_tokenizer *tok = NULL;
+    if (ds_bpe_train(paths, 1, &opts, &tok) != DS_OK)
+        fail_msg("%s", ds_error());
+    unlink(path);
+    return tok;
+}
+
+static ds_openai_request parse(ds_openai_kind kind, const char *json) {
+    ds_openai_request r;
+    ds_openai_error error;
+    if (ds_openai_request_parse(kind, json, strlen(json), &r, &error) != DS_OK)
+        fail_msg("%s", error.message);
+    return r;
+}
+
+/* Runs text through an answer token by token; the bytes for the client are the caller's. */
+static char *answer(ds_openai_kind kind, const char *json, const char *text, float logprob) {
+    ds_tokenizer *tok = byte_tokenizer();
+    ds_openai_request r = parse(kind, json);
+    ds_openai_answer a;
+    int32_t *ids = NULL;
+    size_t n = 0;
+    bool stopped = false;
+    assert_int_equal(ds_tokenizer_encode(tok, text, strlen(text), &ids, &n), DS_OK);
+    const int32_t prompt = ds_tokenizer_find(tok, "x");
+    assert_int_equal(ds_openai_answer_begin(&r, tok, "m", "id-1", &prompt, 1, &a), DS_OK);
+    for (size_t i = 0; i < n && !stopped; i++)
+        assert_int_equal(ds_openai_answer_token(&a, ids[i], logprob, &stopped), DS_OK);
+    assert_int_equal(ds_openai_answer_finish(&a, stopped ? "stop" : "length"), DS_OK);
+    char *out = ds_text_take(&a.out);
+    ds_openai_answer_clear(&a);
+    ds_openai_request_clear(&r);
+    ds_tokenizer_free(tok);
+    free(ids);
+    return out;
+}
+
+static json_t *first_choice(json_t *object) {
+    return json_array_get(json_object_get(object, "choices"), 0);
+}
+
+typedef struct stream {
+    char text[256], reason[16];
+    int n_events, n_with_text;
+    bool done;
+    json_int_t completion_tokens; /* −1: no usage */
+} stream;
+
+/* Reads a stream as a client does; each event must be JSON by itself (so UTF-8 by itself). */
+static stream read_stream(char *out, bool chat) {
+    stream s = {.completion_tokens = -1};
+    for (char *at = out, *end; *at; at = end + 2) {
+        end = strstr(at, "\n\n");
+        assert_non_null(end);
+        assert_memory_equal(at, "data: ", 6);
+        *end = '\0';
+        s.done = strcmp(at + 6, "[DONE]") == 0;
+        if (s.done)
+            continue;
+        json_t *event = json_loads(at + 6, 0, NULL), *choice = first_choice(event);
+        assert_non_null(event);
+        s.n_events++;
+        json_t *delta = json_object_get(choice, "delta");
+        const char *piece = json_string_value(chat ? json_object_get(delta, "content")
+                                                   : json_object_get(choice, "text"));
+        s.n_with_text += piece && *piece;
+        strncat(s.text, piece ? piece : "", sizeof s.text - strlen(s.text) - 1);
+        const char *reason = json_string_value(json_object_get(choice, "finish_reason"));
+        strncat(s.reason, reason ? reason : "", sizeof s.reason - strlen(s.reason) - 1);
+        json_t *usage = json_object_get(event, "usage");
+        if (json_is_object(usage))
+            s.completion_tokens = json_integer_value(json_object_get(usage, "completion_tokens"));
+        json_decref(event);
+    }
+    return s;
+}
+
+#define CHAT "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]"
+static const char TEXT[] = "Hé 世界 🙂!";
+
+static void test_stream_is_the_whole_text(void **state) {
+    (void)state;
+    for (int chat = 0; chat < 2; chat++) {
+        char *out =
+            chat ? answer(DS_OPENAI_CHAT, CHAT ",\"stream\":true}", TEXT, 0)
+                 : answer(DS_OPENAI_COMPLETION, "{\"prompt\":\"x\",\"stream\":true}", TEXT, 0);
+        const stream s = read_stream(out, chat);
+        assert_string_equal(s.text, TEXT);
+        assert_string_equal(s.reason, "length");
+        assert_int_equal(s.n_with_text, 8); /* characters, not bytes */
+        assert_true(s.done);
+        assert_int_equal(s.completion_tokens, -1);
+        free(out);
+    }
+}
+
+static void test_stop_across_tokens(void **state) {
+    (void)state;
+    char *out = answer(DS_OPENAI_CHAT,
+                       CHAT ",\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+                            "\"stop\":[\"世界\"]}",
+                       TEXT, 0);
+    const stream s = read_stream(out, true);
+    assert_string_equal(s.text, "Hé ");
+    assert_string_equal(s.reason, "stop");
+    assert_int_equal(s.completion_tokens, 10); /* bytes up to the end of the stop string */
+    free(out);
+}
+
+static void test_a_cut_character(void **state) {
+    (void)state;
+    char *out = answer(DS_OPENAI_COMPLETION, "{\"prompt\":\"x\",\"stream\":true}", "a\xf0\x9f", 0);
+    const stream s = read_stream(out, false);
+    assert_memory_equal(s.text, "a\xef\xbf\xbd", 4);
+    free(out);
+}
+
+static void test_whole_answers(void **state) {
+    (void)state;
+    char *out = answer(DS_OPENAI_COMPLETION, "{\"prompt\":\"x\",\"logprobs\":0}", "é!", -1.5f);
+    json_t *root = json_loads(out, 0, NULL), *choice = first_choice(root);
+    json_t *logprobs = json_object_get(choice, "logprobs");
+    assert_string_equal(json_string_value(json_object_get(choice, "text")), "é!");
+    assert_int_equal(json_array_size(json_object_get(logprobs, "tokens")), 3);
+    json_t *values = json_object_get(logprobs, "token_logprobs");
+    assert_true(json_number_value(json_array_get(values, 2)) == -1.5);
+    json_t *offsets = json_object_get(logprobs, "text_offset");
+    assert_int_equal(json_integer_value(json_array_get(offsets, 2)), 1);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(root, "usage"), "total_tokens")), 4);
+    json_decref(root);
+    free(out);
+    out = answer(DS_OPENAI_CHAT, CHAT ",\"logprobs\":true}", "!", -INFINITY);
+    root = json_loads(out, 0, NULL);
+    choice = first_choice(root);
+    json_t *message = json_object_get(choice, "message");
+    assert_string_equal(json_string_value(json_object_get(message, "content")), "!");
+    json_t *token =
+        json_array_get(json_object_get(json_object_get(choice, "logprobs"), "content"), 0);
+    assert_true(json_number_value(json_object_get(token, "logprob")) == -9999);
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(token, "bytes"), 0)), '!');
+    json_decref(root);
+    free(out);
+}
+
+static void test_errors(void **state) {
+    (void)state;
+    ds_text text = {0};
+    ds_openai_error_write(&text, "bad \"x\"", "invalid_request_error", "top_p", NULL);
+    assert_string_equal(text.data, "{\"error\":{\"message\":\"bad \\\"x\\\"\",\"type\":"
+                                   "\"invalid_request_error\",\"param\":\"top_p\",\"code\":null}}");
+    ds_text_clear(&text);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stream_is_the_whole_text),
+        cmocka_unit_test(test_stop_across_tokens),
+        cmocka_unit_test(test_a_cut_character),
+        cmocka_unit_test(test_whole_answers),
+        cmocka_unit_test(test_errors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

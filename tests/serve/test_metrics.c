@@ -1,0 +1,69 @@
+/* The numbers' text form: every line as Prometheus reads it, histograms that add up. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "serve/metrics.h"
+
+static void expect(const ds_text *text, const char *line) {
+    if (!strstr(text->data, line))
+        fail_msg("'%s' is not in:\n%s", line, text->data);
+}
+
+static void test_text(void **state) {
+    (void)state;
+    ds_metrics m;
+    ds_metrics_init(&m);
+    const ds_executor_stats stats = {.n_running = 3, .cached_tokens = 70, .blocks_in_use = 5};
+    for (int i = 0; i < 3; i++)
+        ds_metrics_count_code(&m, 200);
+    ds_metrics_count_code(&m, 429);
+    ds_metrics_count_disconnect(&m);
+    ds_metrics_first_token(&m, 0.001); /* a bucket holds its upper end */
+    ds_metrics_first_token(&m, 0.3);
+    ds_metrics_first_token(&m, 1000);
+    ds_text text = {0};
+    ds_metrics_write(&m, &stats, &text);
+    expect(&text, "\n# TYPE deepseek_prefix_hit_tokens_total counter\n"
+                  "deepseek_prefix_hit_tokens_total 70\n");
+    expect(&text, "# TYPE deepseek_requests_running gauge\ndeepseek_requests_running 3\n");
+    expect(&text, "deepseek_cache_blocks_in_use 5\n");
+    expect(&text, "deepseek_http_requests_total{code=\"200\"} 3\n");
+    expect(&text, "deepseek_http_requests_total{code=\"429\"} 1\n");
+    expect(&text, "deepseek_disconnects_total 1\n");
+    expect(&text, "deepseek_time_to_first_token_seconds_bucket{le=\"0.001\"} 1\n");
+    expect(&text, "deepseek_time_to_first_token_seconds_bucket{le=\"0.25\"} 1\n");
+    expect(&text, "deepseek_time_to_first_token_seconds_bucket{le=\"0.5\"} 2\n");
+    expect(&text, "deepseek_time_to_first_token_seconds_bucket{le=\"30\"} 2\n");
+    expect(&text, "deepseek_time_to_first_token_seconds_bucket{le=\"+Inf\"} 3\n");
+    expect(&text, "deepseek_time_to_first_token_seconds_count 3\n");
+    expect(&text, "deepseek_time_per_output_token_seconds_sum 0\n");
+    ds_text_clear(&text);
+    ds_metrics_destroy(&m);
+}
+
+/* More codes than there are places must not write outside them. */
+static void test_many_codes(void **state) {
+    (void)state;
+    ds_metrics m;
+    ds_metrics_init(&m);
+    for (unsigned code = 100; code < 600; code++)
+        ds_metrics_count_code(&m, code);
+    int64_t sum = 0;
+    for (int i = 0; i < DS_MOST_CODES; i++)
+        sum += m.codes[i].n;
+    assert_int_equal(sum, 500);
+    ds_metrics_destroy(&m);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_many_codes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
