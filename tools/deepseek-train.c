@@ -243,7 +243,7 @@ static bool watch_begin(stop_watch *watch) {
 
 static void watch_end(stop_watch *watch) {
     atomic_store(&watch->ended, true);
-    pthread_kill(watch->thread, SIGTERM);
+    pthread_kill(watch->thread, SIGINT);
     pthread_join(watch->thread, NULL);
 }
 
