@@ -1,0 +1,47 @@
+"""OpenAI's own client against deepseek-serve: list, complete, chat, stream, cancel, errors.
+
+    python3 tests/serve/openai_client.py http://127.0.0.1:8080/v1 KEY
+"""
+import sys
+
+import openai
+
+client = openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2], max_retries=0)
+model = client.models.list().data[0].id
+hello = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+
+whole = client.completions.create(model=model, prompt="Once upon a time", max_tokens=20, temperature=0)
+assert whole.choices[0].finish_reason == "length" and whole.usage.completion_tokens == 20, whole
+pieces = client.completions.create(model=model, prompt="Once upon a time", max_tokens=20, temperature=0,
+                                   stream=True)
+assert "".join(p.choices[0].text for p in pieces) == whole.choices[0].text
+
+chat = client.chat.completions.create(model=model, messages=hello, max_tokens=12, temperature=0,
+                                      logprobs=True)
+assert chat.choices[0].message.role == "assistant", chat
+assert len(chat.choices[0].logprobs.content) == 12, chat
+events = list(client.chat.completions.create(model=model, messages=hello, max_completion_tokens=12,
+                                             temperature=0, stream=True,
+                                             stream_options={"include_usage": True}))
+text = "".join(e.choices[0].delta.content or "" for e in events if e.choices)
+assert text == chat.choices[0].message.content, (text, chat)
+assert events[-1].usage.completion_tokens == 12, events[-1]
+
+with client.chat.completions.create(model=model, messages=hello, max_tokens=400, stream=True) as stream:
+    next(iter(stream))  # and leave
+
+for wrong, error in [({"temperature": -1}, openai.BadRequestError), ({"n": 3}, openai.BadRequestError),
+                     ({"model": "gpt-4"}, openai.NotFoundError)]:
+    try:
+        client.chat.completions.create(**{"model": model, "messages": hello, **wrong})
+    except error as e:
+        assert e.body["message"], e
+    else:
+        raise AssertionError(f"{wrong} was accepted")
+try:
+    openai.OpenAI(base_url=sys.argv[1], api_key="wrong").models.list()
+except openai.AuthenticationError:
+    pass
+else:
+    raise AssertionError("a wrong key was accepted")
+print("the client is content")
