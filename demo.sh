@@ -1,6 +1,6 @@
 #!/bin/sh
 # The whole way from a book to a model that writes like it, on this machine's CPU: installs what is
-# missing, builds, learns a vocabulary, trains about 10 M parameters for some three minutes, and
+# missing, builds, learns a vocabulary, trains about 10 M parameters (see configs/demo.yaml), and
 # shows the loss and a sample. Run again: what is done is skipped.
 #   ./demo.sh [key=value …]    overrides of configs/demo.yaml, e.g. training.steps=100
 set -eu
