@@ -1,18 +1,15 @@
 /* deepseek-generate: text out of a trained model. */
 #include <getopt.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/file.h"
 #include "cli/numbers.h"
 #include "base/log.h"
 #include "deepseek/inference.h"
 #include "deepseek/tokenizer.h"
-#include "train/checkpoint.h"
 
 static const char USAGE[] =
     "usage: deepseek-generate --model PATH [--prompt TEXT] [options]\n"
@@ -47,11 +44,8 @@ typedef struct request {
 } request;
 
 typedef struct session {
-    char model[PATH_MAX];
-    ds_model_config config;
-    ds_tokenizer *tokenizer;
-    ds_backend *backend;
-    ds_state *state;
+    ds_model *model;
+    const ds_tokenizer *tokenizer;
     ds_generator *generator;
 } session;
 
@@ -60,57 +54,31 @@ static int fail(void) {
     return 1;
 }
 
-/* The model's own folder, or the newest checkpoint below a run folder. Wherever there are sums, the
- * files are what they were when they were written. */
-static ds_status find_model(const char *path, char out[PATH_MAX]) {
-    char inner[PATH_MAX];
-    snprintf(inner, sizeof inner, "%s/checkpoints", path);
-    if (ds_folder_exists(inner))
-        return ds_checkpoint_find(inner, out);
-    snprintf(out, PATH_MAX, "%s", path);
-    return ds_checkpoint_verify_model(path);
-}
-
 static void show_log(ds_log_level level, const char *line, void *context) {
     (void)context;
     if (level >= DS_LOG_WARN)
         fprintf(stderr, "deepseek-generate: %s\n", line);
 }
 
-/* Beside a llama2.c model.bin lies tokenizer.bin; other models' folders hold their tokenizer. */
-static ds_status open_tokenizer(const request *r, session *s) {
-    char path[PATH_MAX];
-    if (r->tokenizer || ds_folder_exists(s->model))
-        return ds_tokenizer_load(r->tokenizer ? r->tokenizer : s->model, &s->tokenizer);
-    const char *slash = strrchr(s->model, '/');
-    const int length = slash ? (int)(slash - s->model) + 1 : 0;
-    snprintf(path, sizeof path, "%.*stokenizer.bin", length, s->model);
-    return ds_tokenizer_load(path, &s->tokenizer);
-}
-
 static ds_status open_session(const request *r, session *s) {
-    ds_status status = find_model(r->model, s->model);
-    if (status == DS_OK)
-        status = ds_model_config_load(s->model, &s->config);
-    if (status == DS_OK)
-        status = open_tokenizer(r, s);
-    if (status == DS_OK)
-        status = ds_backend_open(r->device, (ds_backend_opts){r->threads}, &s->backend);
-    if (status == DS_OK)
-        status = ds_state_new(s->backend, &s->state);
-    if (status == DS_OK)
-        status = ds_generator_new(s->state, &s->config, s->config.max_seq_len, r->precision,
-                                  &s->generator);
-    if (status == DS_OK)
-        status = ds_model_load(s->model, &s->config, s->state);
-    return status;
+    const ds_model_opts opts = {
+        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer};
+    DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
+    s->tokenizer = ds_model_get_tokenizer(s->model);
+    if (!s->tokenizer)
+        return ds_fail(
+            DS_NOT_FOUND,
+            "%s has no tokenizer (tokenizer.json in its folder, tokenizer.bin beside a .bin): "
+            "name one by --tokenizer",
+            r->model);
+    const ds_model_config *c = ds_model_get_config(s->model);
+    return ds_generator_new(ds_model_get_state(s->model), c, c->max_seq_len, r->precision,
+                            &s->generator);
 }
 
 static void close_session(session *s) {
     ds_generator_free(s->generator);
-    ds_state_free(s->state);
-    ds_backend_close(s->backend);
-    ds_tokenizer_free(s->tokenizer);
+    ds_model_free(s->model);
 }
 
 /* Writes what is certain of the text so far; false once standard output is gone. */
@@ -132,7 +100,7 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
             break; /* the context is full */
         if (status != DS_OK)
             return status;
-        if (id == end || id == s->config.eos_token)
+        if (id == end || id == ds_model_get_config(s->model)->eos_token)
             break;
         DS_TRY(ds_detokenizer_push(stream, id, &text, &length));
         open = print_piece(text, length);

@@ -79,8 +79,9 @@ DS_API int32_t ds_sample(float *logits, int64_t n, ds_sampling sampling, int64_t
 typedef struct ds_model ds_model;
 
 typedef struct ds_model_opts {
-    const char *device; /* NULL: "cpu" */
-    int n_threads;      /* 0: as many as there are cores */
+    const char *device;    /* NULL: "cpu" */
+    int n_threads;         /* 0: as many as there are cores */
+    const char *tokenizer; /* its file or folder; NULL: beside the model */
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of

@@ -50,19 +50,22 @@ static ds_status find_preset(const char *name, char out[PATH_MAX]) {
     return status;
 }
 
-/* The model's own folder or file, or the newest whole checkpoint below a run folder. */
+/* The model's own folder or file, or the newest whole checkpoint below a run folder. Wherever there
+ * are sums, the files are what they were when they were written. */
 static ds_status find_model(const char *path, char out[PATH_MAX]) {
-    char inner[PATH_MAX];
+    char inner[PATH_MAX], preset[PATH_MAX];
     ds_model_config unused;
-    if (!ds_folder_exists(path) && !ds_file_exists(path))
-        return ds_model_preset(path, &unused) == DS_OK
-                   ? find_preset(path, out)
-                   : ds_fail(DS_NOT_FOUND, "%s: no such file or folder, nor a preset's name", path);
+    if (!ds_folder_exists(path) && !ds_file_exists(path)) {
+        if (ds_model_preset(path, &unused) != DS_OK)
+            return ds_fail(DS_NOT_FOUND, "%s: no such file or folder, nor a preset's name", path);
+        DS_TRY(find_preset(path, preset));
+        path = preset;
+    }
     snprintf(inner, sizeof inner, "%s/checkpoints", path);
     if (ds_folder_exists(inner))
         return ds_checkpoint_find(inner, out);
     snprintf(out, PATH_MAX, "%s", path);
-    return DS_OK;
+    return ds_checkpoint_verify_model(path);
 }
 
 /* The last part of the path as the user gave it. */
@@ -80,7 +83,9 @@ static void set_name(ds_model *m, const char *path) {
 
 /* Beside a llama2.c model.bin lies tokenizer.bin; other models' folders hold their tokenizer. A
  * model without one answers in token ids. */
-static ds_status open_tokenizer(ds_model *m) {
+static ds_status open_tokenizer(ds_model *m, const char *given) {
+    if (given)
+        return ds_tokenizer_load(given, &m->tokenizer);
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s", m->path);
     if (!ds_folder_exists(m->path)) {
@@ -145,11 +150,9 @@ ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_mode
         return DS_OUT_OF_MEMORY;
     ds_status status = find_model(path, m->path);
     if (status == DS_OK)
-        status = ds_checkpoint_verify_model(m->path);
-    if (status == DS_OK)
         status = ds_model_config_load(m->path, &m->config);
     if (status == DS_OK)
-        status = open_tokenizer(m);
+        status = open_tokenizer(m, opts.tokenizer);
     if (status == DS_OK)
         status = load_parameters(m, &opts);
     if (status != DS_OK) {
