@@ -8,6 +8,7 @@
 
 #include "backend/cpu/dnnl.h"
 #include "base/alloc.h"
+#include "base/error.h"
 
 struct ds_gemm {
     ds_product product; /* as oneDNN sees it */
@@ -56,6 +57,8 @@ static void try_packing(ds_gemm *g) {
 
 static ds_status plan_dnnl(ds_gemm *g) {
     ds_product *p = &g->product;
+    if (p->a.dtype != p->b.dtype)
+        return ds_fail(DS_UNSUPPORTED, "operands of two types");
     omp_set_num_threads(g->n_threads); /* oneDNN plans for as many */
     g->turns_a = worth_turning(p);
     if (g->turns_a) {
