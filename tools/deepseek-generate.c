@@ -28,14 +28,16 @@ static const char USAGE[] =
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
     "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
     "      --seed N            of the draw (default 1)\n"
-    "      --precision NAME    fp32 (default) or bf16\n"
+    "      --dtype NAME        weights in memory: auto (default: as the files have them), f32,\n"
+    "                          bf16, f16\n"
+    "      --precision NAME    of what is computed: fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
     "  -v, --verbose           rate and times on standard error\n"
     "  -h, --help              this text\n";
 
 typedef struct request {
-    const char *model, *tokenizer, *prompt, *device;
+    const char *model, *tokenizer, *prompt, *device, *dtype;
     int64_t max_tokens;
     ds_sampling sampling;
     ds_precision precision;
@@ -62,7 +64,7 @@ static void show_log(ds_log_level level, const char *line, void *context) {
 
 static ds_status open_session(const request *r, session *s) {
     const ds_model_opts opts = {
-        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer};
+        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer, .dtype = r->dtype};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
@@ -189,7 +191,7 @@ static float real(const char *option, const char *text, double low, double high)
     return (float)value;
 }
 
-enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
+enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, DTYPE, PRECISION, DEVICE, THREADS };
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
@@ -201,6 +203,7 @@ static int parse(int argc, char **argv, request *r) {
                                             {"top-k", required_argument, NULL, TOP_K},
                                             {"top-p", required_argument, NULL, TOP_P},
                                             {"seed", required_argument, NULL, SEED},
+                                            {"dtype", required_argument, NULL, DTYPE},
                                             {"precision", required_argument, NULL, PRECISION},
                                             {"device", required_argument, NULL, DEVICE},
                                             {"threads", required_argument, NULL, THREADS},
@@ -219,6 +222,7 @@ static int parse(int argc, char **argv, request *r) {
         case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
         case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
+        case DTYPE: r->dtype = optarg; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
                 fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");

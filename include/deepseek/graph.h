@@ -188,7 +188,8 @@ typedef struct ds_matmul_opts {
 } ds_matmul_opts;
 
 /* a: [..., m, k]   b: [..., k, n], or [k, n] for all of a's leading axes. Returns [..., m, n].
- * Sums in f32 (i32 for i8 operands, whose result is i32). */
+ * Sums in f32 (i32 for i8 operands, whose result is i32). Floats may differ in dtype: the result
+ * has a's. */
 DS_API ds_node *ds_graph_matmul(ds_graph *g, ds_node *a, ds_node *b, ds_matmul_opts opts);
 
 /* Row block e of x times matrix e: x [rows, k], w [experts, k, n] (or [experts, n, k] if

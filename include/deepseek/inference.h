@@ -82,6 +82,10 @@ typedef struct ds_model_opts {
     const char *device;    /* NULL: "cpu" */
     int n_threads;         /* 0: as many as there are cores */
     const char *tokenizer; /* its file or folder; NULL: beside the model */
+    /* How matrices are kept in memory: "auto" (NULL: the same) as the file has them, "f32", "bf16",
+     * "f16". Where the file has the wanted type they stay in the mapped file and nothing is read
+     * before it is needed: the file must not change while the model is open. */
+    const char *dtype;
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of

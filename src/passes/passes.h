@@ -11,6 +11,12 @@
  * cast where they are used; norms, softmax and losses compute in f32. */
 ds_graph *ds_pass_precision(const ds_graph *g, ds_precision precision);
 
+/* The type that the parameter of this name is kept in. */
+typedef ds_dtype ds_stored_dtype(const char *param, const void *context);
+/* Parameters in the types that a trained model's state keeps them in, read as they are by the ops
+ * that can. After precision, before everything that plans. */
+ds_graph *ds_pass_stored(const ds_graph *g, ds_stored_dtype *dtype_of, const void *context);
+
 /* Attention as products, mask and softmax over a score matrix in memory: for comparison with the
  * fused op. Before autodiff. */
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g);

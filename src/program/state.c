@@ -15,7 +15,13 @@ typedef struct entry {
     char *name;
     void *memory;
     size_t size_bytes;
+    bool is_borrowed; /* memory is the owner's, and read-only */
 } entry;
+
+typedef struct owner {
+    void *object;
+    void (*release)(void *object);
+} owner;
 
 struct ds_state {
     ds_backend *backend;
@@ -25,6 +31,9 @@ struct ds_state {
     size_t n_slots;
     ds_derived **derived;
     size_t n_derived, derived_capacity;
+    owner *owners;
+    size_t n_owners, owners_capacity;
+    bool is_read_only;
     uint64_t version;
 };
 
@@ -43,7 +52,7 @@ void ds_state_free(ds_state *state) {
         return;
     ds_backend *b = state->backend;
     for (size_t i = 0; i < state->n; i++) {
-        if (state->entries[i].memory)
+        if (state->entries[i].memory && !state->entries[i].is_borrowed)
             b->ops->release(b, DS_SPACE_DEVICE, state->entries[i].memory,
                             state->entries[i].size_bytes);
         free(state->entries[i].name);
@@ -53,6 +62,9 @@ void ds_state_free(ds_state *state) {
                         state->derived[i]->size_bytes);
         free(state->derived[i]);
     }
+    for (size_t i = 0; i < state->n_owners; i++)
+        state->owners[i].release(state->owners[i].object);
+    free(state->owners);
     free(state->derived);
     free(state->entries);
     free(state->slots);
@@ -93,7 +105,7 @@ size_t ds_state_entry_size(const ds_state_entry *e) {
     return ds_dtype_size(e->dtype) * (size_t)ds_count(e->dims, e->rank);
 }
 
-static ds_status add_entry(ds_state *state, const ds_node *leaf) {
+static ds_status add_entry(ds_state *state, const ds_node *leaf, ds_dtype dtype) {
     entry *entries = ds_grow(state->entries, &state->capacity, state->n + 1, sizeof *entries);
     if (!entries)
         return DS_OUT_OF_MEMORY;
@@ -104,7 +116,7 @@ static ds_status add_entry(ds_state *state, const ds_node *leaf) {
     if (!e.name)
         return DS_OUT_OF_MEMORY;
     e.public = (ds_state_entry){.name = e.name,
-                                .dtype = leaf->type.dtype,
+                                .dtype = dtype,
                                 .rank = leaf->type.rank,
                                 .init = leaf->init,
                                 .is_param = leaf->op == &ds_op_param};
@@ -122,11 +134,13 @@ ds_status ds_state_declare(ds_state *state, const ds_graph *g) {
             continue;
         const int64_t known = ds_state_find(state, leaf->name);
         if (known < 0) {
-            DS_TRY(add_entry(state, leaf));
+            DS_TRY(add_entry(state, leaf, leaf->type.dtype));
             continue;
         }
         const ds_state_entry *e = &state->entries[known].public;
-        const ds_type type = ds_type_of(e->dtype, e->rank, e->dims);
+        /* a parameter's own type is the state's to choose */
+        const bool is_stored = e->is_param && leaf->op == &ds_op_param;
+        const ds_type type = ds_type_of(is_stored ? leaf->type.dtype : e->dtype, e->rank, e->dims);
         char has[96], wants[96];
         if (!ds_type_equal(&type, &leaf->type))
             return ds_fail(DS_INVALID, "\"%s\" is %s in the state, %s in the model", leaf->name,
@@ -221,6 +235,13 @@ static bool starts_as_zeros(const ds_init *init) {
     return init->kind == DS_FILL && init->value == 0;
 }
 
+static ds_status check_writable(const entry *e) {
+    if (!e->is_borrowed)
+        return DS_OK;
+    return ds_fail(DS_INVALID, "\"%s\" lies in the model's own file and cannot be written",
+                   e->name);
+}
+
 ds_status ds_state_allocate(ds_state *state) {
     ds_backend *b = state->backend;
     for (size_t i = 0; i < state->n; i++) {
@@ -235,6 +256,8 @@ ds_status ds_state_allocate(ds_state *state) {
 }
 
 ds_status ds_state_init(ds_state *state, uint64_t seed) {
+    for (size_t i = 0; i < state->n; i++)
+        DS_TRY(check_writable(&state->entries[i]));
     DS_TRY(ds_state_allocate(state));
     for (size_t i = 0; i < state->n; i++)
         DS_TRY(init_entry(state, &state->entries[i], seed));
@@ -260,6 +283,7 @@ static ds_status find_sized(const ds_state *state, const char *name, size_t size
 ds_status ds_state_write(ds_state *state, const char *name, const void *data, size_t size_bytes) {
     entry *e = NULL;
     DS_TRY(find_sized(state, name, size_bytes, &e));
+    DS_TRY(check_writable(e));
     DS_TRY(ds_state_allocate(state));
     ds_backend *b = state->backend;
     DS_TRY(b->ops->copy(b, DS_TO_DEVICE, e->memory, data, size_bytes, NULL));
@@ -295,6 +319,87 @@ ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offse
         return ds_fail(DS_INVALID, "\"%s\": bytes [%zu, +%zu) of %zu", name, offset_bytes,
                        size_bytes, e->size_bytes);
     return read_part(state, e, offset_bytes, data, size_bytes);
+}
+
+/* ---- parameters as their files have them ------------------------------------------------------
+ */
+
+ds_status ds_state_declare_stored(ds_state *state, const ds_node *param, ds_dtype dtype) {
+    if (ds_state_find(state, param->name) >= 0)
+        return ds_fail(DS_INVALID, "\"%s\" is in the state already", param->name);
+    state->is_read_only = state->is_read_only || dtype != DS_F32;
+    return add_entry(state, param, dtype);
+}
+
+ds_dtype ds_state_stored_dtype(const ds_state *state, const char *name) {
+    const int64_t i = ds_state_find(state, name);
+    return i >= 0 && state->entries[i].public.is_param ? state->entries[i].public.dtype : DS_F32;
+}
+
+bool ds_state_is_read_only(const ds_state *state) {
+    return state->is_read_only;
+}
+
+bool ds_state_borrow(ds_state *state, size_t i, const void *data) {
+    entry *e = &state->entries[i];
+    if (!state->backend->ops->reads_host_memory || e->memory)
+        return false;
+    e->memory = (void *)(uintptr_t)data;
+    e->is_borrowed = state->is_read_only = true;
+    ds_state_touch(state);
+    return true;
+}
+
+ds_status ds_state_keep(ds_state *state, void *object, void (*release)(void *object)) {
+    owner *owners =
+        ds_grow(state->owners, &state->owners_capacity, state->n_owners + 1, sizeof *owners);
+    if (!owners)
+        return DS_OUT_OF_MEMORY;
+    state->owners = owners;
+    owners[state->n_owners++] = (owner){object, release};
+    return DS_OK;
+}
+
+static void widen(ds_dtype dtype, const unsigned char *from, int64_t n, float *to) {
+    if (dtype == DS_F32) {
+        memcpy(to, from, (size_t)n * sizeof *to);
+        return;
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, from + 2 * i, sizeof half);
+        to[i] = dtype == DS_BF16 ? ds_bf16_to_f32(half) : ds_f16_to_f32(half);
+    }
+}
+
+ds_status ds_state_write_floats(ds_state *state, size_t i, int64_t first, int64_t n, ds_dtype from,
+                                const void *data) {
+    entry *e = &state->entries[i];
+    ds_backend *b = state->backend;
+    const size_t size = ds_dtype_size(e->public.dtype), from_size = ds_dtype_size(from);
+    DS_TRY(check_writable(e));
+    DS_TRY(ds_state_allocate(state));
+    ds_state_touch(state);
+    char *to = (char *)e->memory + (size_t)first * size;
+    if (e->public.dtype == from)
+        return b->ops->copy(b, DS_TO_DEVICE, to, data, (size_t)n * size, NULL);
+    const int64_t chunk = n < CHUNK ? n : CHUNK;
+    float *values = ds_malloc((size_t)chunk * sizeof *values);
+    void *converted = ds_malloc((size_t)chunk * size);
+    ds_status status = values && converted ? DS_OK : DS_OUT_OF_MEMORY;
+    for (int64_t at = 0; at < n && status == DS_OK; at += chunk) {
+        const int64_t count = n - at < chunk ? n - at : chunk;
+        widen(from, (const unsigned char *)data + (size_t)at * from_size, count, values);
+        convert(e->public.dtype, values, count, converted);
+        status = b->ops->copy(b, DS_TO_DEVICE, to + (size_t)at * size, converted,
+                              (size_t)count * size, NULL);
+        if (status == DS_OK)
+            status = b->ops->synchronise(b, NULL);
+    }
+    free(values);
+    free(converted);
+    return status;
 }
 
 uint64_t ds_state_version(const ds_state *state) {

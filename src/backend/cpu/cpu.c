@@ -96,6 +96,7 @@ static const ds_backend_ops cpu_ops = {
     .stream_wait = ds_host_stream_wait,
     .peak_flops = peak_flops,
     .find_kernel = find_kernel,
+    .reads_host_memory = true,
 };
 
 ds_status ds_backend_open_cpu(ds_backend_opts opts, ds_backend **out) {
