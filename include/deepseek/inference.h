@@ -83,8 +83,11 @@ typedef struct ds_model_opts {
     int n_threads;         /* 0: as many as there are cores */
     const char *tokenizer; /* its file or folder; NULL: beside the model */
     /* How matrices are kept in memory: "auto" (NULL: the same) as the file has them, "f32", "bf16",
-     * "f16". Where the file has the wanted type they stay in the mapped file and nothing is read
-     * before it is needed: the file must not change while the model is open. */
+     * "f16"; or quantised while loading, one after the other: "int8" (8 bits, as are the inputs of
+     * their products), "w8a16" (8 bits, inputs as they are), "int4", "int4-32", "int4-128" (4 bits,
+     * groups of 64, 32, 128 columns), but for embeddings and gates. Weights that the file has
+     * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
+     * and nothing is read before it is needed: the file must not change while the model is open. */
     const char *dtype;
 } ds_model_opts;
 

@@ -332,9 +332,7 @@ static const ds_state_entry *find_beside(const ds_state *state, const char *para
     return i < 0 ? NULL : &state->entries[i].public;
 }
 
-/* Columns that share one of n scales, the last ones perhaps fewer: a power of two if that is
- * possible, since such are published; else as many as divide the columns. */
-static int64_t group_size(int64_t n_in, int64_t n) {
+int64_t ds_state_group_size(int64_t n_in, int64_t n) {
     if (n <= 1)
         return n_in;
     for (int64_t size = 8; size < n_in; size *= 2)
@@ -354,7 +352,7 @@ bool ds_state_find_quantised(const char *param, int64_t n_in, const void *contex
     const ds_state_entry *outliers = find_beside(state, param, DS_OUTLIERS);
     *out = (ds_quantised_weight){.dtype = codes->dtype,
                                  .scale_dtype = scale->dtype,
-                                 .group = group_size(n_in, scale->dims[1]),
+                                 .group = ds_state_group_size(n_in, scale->dims[1]),
                                  .n_outliers = outliers ? outliers->dims[1] : 0,
                                  .has_factor = find_beside(state, param, DS_INPUT_FACTOR) != NULL,
                                  .int8_input = state->int8_inputs && codes->dtype == DS_I8 &&

@@ -32,6 +32,9 @@ ds_status ds_state_declare_tensor(ds_state *state, const char *name, const ds_ty
 /* A ds_quantised_lookup of a state. */
 bool ds_state_find_quantised(const char *param, int64_t n_in, const void *state,
                              ds_quantised_weight *out);
+/* Columns of n_in that share one of n scales, the last ones perhaps fewer: a power of two if that
+ * is possible, since such are published; else as many as divide the columns; 0 if none fits. */
+int64_t ds_state_group_size(int64_t n_in, int64_t n);
 /* Products with 8-bit weights quantise their inputs too. */
 void ds_state_quantise_inputs(ds_state *state, bool quantise);
 /* The type that a parameter of this name is kept in; DS_F32 if there is none. */
