@@ -107,6 +107,28 @@ DS_API const char *ds_model_get_name(const ds_model *model);
 /* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
 DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
 
+/* How well a model predicts a text. Perplexity is exp(loss / n_predicted). */
+typedef struct ds_text_score {
+    double loss; /* Σ −log probability of each predicted token, natural logarithm */
+    int64_t n_predicted;
+    int64_t n_scored; /* tokens gone through, the first of each window included */
+} ds_text_score;
+
+typedef struct ds_score_opts {
+    int64_t window; /* tokens that see each other; 0: 512, or the longest the model takes */
+    ds_precision precision;
+    /* After each window; false: enough. May be NULL. */
+    bool (*on_window)(const ds_text_score *so_far, void *context);
+    void *context;
+} ds_score_opts;
+
+/* Goes through tokens [n] in windows that follow one another, each predicted without those before;
+ * what is left after the last whole window is not counted. likeliest: [n] or NULL; after each token
+ * gone through the one that the model thinks most likely to come. DS_INVALID when there is not one
+ * window, or a token is none. */
+DS_API ds_status ds_model_score_text(ds_model *model, const int32_t *tokens, int64_t n,
+                                     ds_score_opts opts, int32_t *likeliest, ds_text_score *out);
+
 /* ---- many requests at once ------------------------------------------------------------------- */
 
 /* Answers requests of any number of threads: their tokens go through the model together (continuous
