@@ -41,6 +41,7 @@ static ds_status take_stored(pipeline *p, const ds_state *state) {
     if (p->opts->loss)
         return ds_fail(DS_INVALID, "the parameters of this state are as a trained model's files "
                                    "have them: they can be used, not trained");
+    DS_TRY(advance(p, "quantise", ds_pass_quantise(p->g, ds_state_find_quantised, state)));
     return advance(p, "stored", ds_pass_stored(p->g, stored_dtype, state));
 }
 

@@ -12,6 +12,7 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_matmul,
     &ds_cpu_grouped_matmul,
     &ds_cpu_grouped_matmul_weight,
+    &ds_cpu_quantised_matmul,
     &ds_cpu_conv2d,
     &ds_cpu_conv2d_input_grad,
     &ds_cpu_conv2d_weight_grad,
