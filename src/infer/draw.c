@@ -5,30 +5,19 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "infer/weights.h"
 
-/* log Σ exp(logit) */
-static double log_sum(const float *logits, int64_t n) {
-    float most = logits[0];
-    double sum = 0;
-    for (int64_t i = 1; i < n; i++)
-        most = logits[i] > most ? logits[i] : most;
-    for (int64_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - (double)most);
-    return (double)most + log(sum);
-}
-
+/* Block by block, without a branch for each logit. */
 static bool are_numbers(const float *logits, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (isnan(logits[i]))
+    enum { BLOCK = 1024 };
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int wrong = 0;
+        for (int64_t j = i; j < n && j < i + BLOCK; j++)
+            wrong |= isnan(logits[j]);
+        if (wrong)
             return false;
+    }
     return true;
-}
-
-static bool any_is_allowed(const float *logits, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (logits[i] > -INFINITY)
-            return true;
-    return false;
 }
 
 /* The n_top likeliest, likeliest first; of equal ones those of lower ids. */
@@ -72,7 +61,7 @@ static bool keep(const ds_live_request *r, const float *logits, int64_t vocab, p
     if (!p->logits)
         return false;
     memcpy(p->logits, logits, (size_t)vocab * sizeof *p->logits);
-    p->log_sum = log_sum(logits, vocab);
+    p->log_sum = ds_log_sum_exp(logits, vocab);
     if (r->n_top > 0)
         p->n_top = find_top(logits, vocab, r->n_top, p->log_sum, p->top);
     return true;
@@ -108,7 +97,7 @@ ds_finish ds_draw_next(ds_live_request *r, float *logits, int64_t vocab, const c
     if (r->on_logits)
         r->on_logits(logits, vocab, answer, n_answer, r->context);
     ds_finish finish = DS_FINISH_ERROR;
-    if (r->on_logits && !any_is_allowed(logits, vocab)) {
+    if (r->on_logits && !(ds_largest_logit(logits, vocab) > -INFINITY)) {
         *error = "no token may follow: all of them are forbidden";
     } else {
         const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
