@@ -155,6 +155,13 @@ typedef enum ds_finish {
     DS_FINISH_ERROR,
 } ds_finish;
 
+enum { DS_MOST_TOP_LOGPROBS = 20 };
+
+typedef struct ds_token_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, before penalties */
+} ds_token_logprob;
+
 /* What a request tells of itself. */
 typedef struct ds_event {
     uint64_t request;
@@ -163,6 +170,8 @@ typedef struct ds_event {
     float logprob;     /* of the token, natural logarithm, before penalties; 0 if not asked for */
     ds_finish finish;  /* of the last event, which has no token */
     const char *error; /* with DS_FINISH_ERROR; borrowed */
+    const ds_token_logprob *top; /* [n_top] likeliest tokens at its place, likeliest first; */
+    int n_top;                   /* borrowed until the call returns */
 } ds_event;
 
 typedef struct ds_request {
@@ -172,12 +181,19 @@ typedef struct ds_request {
     ds_sampling sampling;
     const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
     size_t n_stop_tokens;
-    bool logprobs; /* tell each token's probability */
-    int priority;  /* higher ones first */
+    bool logprobs;    /* tell each token's probability */
+    int top_logprobs; /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
+    int priority;     /* higher ones first */
+    /* Called by the executor before each draw with the logits [n], penalties and biases applied;
+     * it may change them: -INFINITY forbids a token, and where all are forbidden the request fails.
+     * answer: the tokens drawn so far, so that a grammar learns of each as the next is due.
+     * Must not wait. NULL: none. */
+    void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context);
     /* Called from the executor's thread for each token, then once with `finish`; must not wait.
      * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);
-    void *context;
+    void *context; /* of both */
 } ds_request;
 
 typedef struct ds_answer {
