@@ -126,14 +126,23 @@ typedef enum ds_finish {
     DS_FINISH_ERROR,
 } ds_finish;
 
+typedef struct ds_token_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, before penalties and grammar */
+} ds_token_logprob;
+
+enum { DS_MOST_TOP_LOGPROBS = 20 };
+
 /* What a request tells of itself. */
 typedef struct ds_event {
     uint64_t request;
-    int32_t token;     /* -1 with the last event */
-    int64_t index;     /* of the token in the answer */
-    float logprob;     /* of the token, natural logarithm, before penalties; 0 if not asked for */
-    ds_finish finish;  /* of the last event, which has no token */
-    const char *error; /* with DS_FINISH_ERROR; borrowed */
+    int32_t token;               /* -1 with the last event */
+    int64_t index;               /* of the token in the answer */
+    float logprob;               /* of the token; 0 if not asked for */
+    ds_finish finish;            /* of the last event, which has no token */
+    const char *error;           /* with DS_FINISH_ERROR; borrowed */
+    const ds_token_logprob *top; /* [n_top], likeliest first; borrowed */
+    int n_top;
 } ds_event;
 
 typedef struct ds_request {
@@ -143,8 +152,9 @@ typedef struct ds_request {
     ds_sampling sampling;
     const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
     size_t n_stop_tokens;
-    bool logprobs; /* tell each token's probability */
-    int priority;  /* higher ones first */
+    bool logprobs;    /* tell each token's probability */
+    int top_logprobs; /* and those of so many likeliest ones; DS_MOST_TOP_LOGPROBS at most */
+    int priority;     /* higher ones first */
     /* Called from the executor's thread for each token, then once with `finish`; must not wait.
      * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);

@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "infer/logprobs.h"
 #include "infer/scheduler.h"
 
 enum { BLOCK_SIZE = 16, DEFAULT_BATCH = 32, DEFAULT_QUEUE = 1024, DEFAULT_STEP = 256 };
@@ -83,16 +84,6 @@ static void fail_running(ds_async_executor *e, const char *error) {
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
-static float logprob_of(const float *logits, int64_t n, int32_t token) {
-    float most = logits[0];
-    double sum = 0;
-    for (int64_t i = 1; i < n; i++)
-        most = logits[i] > most ? logits[i] : most;
-    for (int64_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - (double)most);
-    return (float)((double)logits[token] - (double)most - log(sum));
-}
-
 static bool are_numbers(const float *logits, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (isnan(logits[i]))
@@ -107,26 +98,42 @@ static bool is_stop(const ds_live_request *r, int32_t token) {
     return false;
 }
 
+/* Before penalties and grammar change the logits: they say what the model thought. */
+static float *keep_logits(const ds_live_request *r, const float *logits, int64_t vocab) {
+    float *own = r->logprobs ? ds_malloc((size_t)vocab * sizeof *own) : NULL;
+    if (own)
+        memcpy(own, logits, (size_t)vocab * sizeof *own);
+    return own;
+}
+
+/* own: as the model gave them; NULL if nobody asked for probabilities. */
+static void tell_token(const ds_live_request *r, int32_t token, const float *own, int64_t vocab) {
+    ds_token_logprob top[DS_MOST_TOP_LOGPROBS];
+    const ds_event event = {.request = r->id,
+                            .token = token,
+                            .index = r->n_tokens - r->n_prompt - 1,
+                            .logprob = own ? ds_logprob_of(own, vocab, token) : 0,
+                            .n_top = own ? ds_logprobs_top(own, vocab, r->top_logprobs, top) : 0,
+                            .top = top};
+    r->on_event(&event, r->context);
+}
+
 /* The token that follows; how the request goes on. */
 static ds_finish take_token(ds_async_executor *e, ds_live_request *r, float *logits) {
-    const int64_t vocab = e->model->config.vocab_size, n_answer = r->n_tokens - r->n_prompt;
-    float *own = NULL; /* before penalties */
-    if (r->logprobs && (own = ds_malloc((size_t)vocab * sizeof *own)))
-        memcpy(own, logits, (size_t)vocab * sizeof *own);
+    const int64_t vocab = e->model->config.vocab_size;
+    float *own = keep_logits(r, logits, vocab);
     ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt,
-                         r->tokens + r->n_prompt, n_answer);
+                         r->tokens + r->n_prompt, r->n_tokens - r->n_prompt);
     const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
-    const float logprob = own ? logprob_of(own, vocab, token) : 0;
-    free(own);
-    if (is_stop(r, token))
-        return DS_FINISH_STOP;
-    r->tokens[r->n_tokens++] = token;
-    if (r->on_event) {
-        const ds_event event = {
-            .request = r->id, .token = token, .index = n_answer, .logprob = logprob};
-        r->on_event(&event, r->context);
+    ds_finish finish = DS_FINISH_STOP;
+    if (!is_stop(r, token)) {
+        r->tokens[r->n_tokens++] = token;
+        finish = r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
+        if (r->on_event)
+            tell_token(r, token, own, vocab);
     }
-    return r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
+    free(own);
+    return finish;
 }
 
 /* logits: one row for each request whose tokens are all computed, in order. Returns the tokens
@@ -386,6 +393,9 @@ static ds_status check_request(const ds_async_executor *e, const ds_request *q) 
         if (q->prompt[i] < 0 || q->prompt[i] >= e->model->config.vocab_size)
             return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", q->prompt[i],
                            (long long)e->model->config.vocab_size - 1);
+    if (q->top_logprobs < 0 || q->top_logprobs > DS_MOST_TOP_LOGPROBS)
+        return ds_fail(DS_INVALID, "top_logprobs %d is not in 0 … %d", q->top_logprobs,
+                       DS_MOST_TOP_LOGPROBS);
     if (q->max_tokens < 0)
         return ds_fail(DS_INVALID, "max_tokens %lld is below 0", (long long)q->max_tokens);
     return DS_OK;

@@ -22,6 +22,7 @@ typedef struct ds_live_request {
     int32_t *stop_tokens;
     size_t n_stop_tokens;
     bool logprobs;
+    int top_logprobs;
     void (*on_event)(const ds_event *event, void *context);
     void *context;
     struct ds_live_request *next_in_chain;   /* of the table of ids */
