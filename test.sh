@@ -39,6 +39,8 @@ run_fuzzers() {
     ./setup.sh fuzz
     seed fuzz_config configs/*.yaml
     seed fuzz_model tests/data/goldens/*/config.json
+    seed fuzz_json_schema tests/data/grammars/*.json
+    seed fuzz_gbnf tests/data/grammars/*.gbnf
     seed fuzz_safetensors tests/data/safetensors/*.safetensors
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue

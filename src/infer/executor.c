@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "deepseek/grammar.h"
 #include "infer/logprobs.h"
 #include "infer/scheduler.h"
 
@@ -122,6 +123,10 @@ static void tell_token(const ds_live_request *r, int32_t token, const float *own
 static ds_finish take_token(ds_async_executor *e, ds_live_request *r, float *logits) {
     const int64_t vocab = e->model->config.vocab_size;
     float *own = keep_logits(r, logits, vocab);
+    if (r->cursor && ds_grammar_mask(r->cursor, logits, vocab, r->stop_tokens, r->n_stop_tokens)) {
+        free(own);
+        return DS_FINISH_ERROR;
+    }
     ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt,
                          r->tokens + r->n_prompt, r->n_tokens - r->n_prompt);
     const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
@@ -131,6 +136,10 @@ static ds_finish take_token(ds_async_executor *e, ds_live_request *r, float *log
         finish = r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
         if (r->on_event)
             tell_token(r, token, own, vocab);
+        if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK)
+            finish = DS_FINISH_ERROR;
+        else if (r->cursor && ds_grammar_must_end(r->cursor))
+            finish = DS_FINISH_STOP; /* the answer is whole, whatever the model would add */
     }
     free(own);
     return finish;
@@ -146,17 +155,17 @@ static int64_t take_tokens(ds_async_executor *e, float *logits) {
         next = r->next;
         if (r->chunk == 0 || r->computed < r->n_tokens)
             continue;
-        ds_finish finish = DS_FINISH_ERROR;
-        if (are_numbers(logits, vocab))
-            finish = take_token(e, r, logits);
+        const bool good = are_numbers(logits, vocab);
+        const int64_t before = r->n_tokens;
+        const ds_finish finish = good ? take_token(e, r, logits) : DS_FINISH_ERROR;
         logits += vocab;
-        made += finish == DS_FINISH_NONE || finish == DS_FINISH_LENGTH;
+        made += r->n_tokens - before;
+        char error[512] = "the logits are not numbers: the model's parameters are damaged or it "
+                          "was trained to infinity";
+        if (finish == DS_FINISH_ERROR && good)
+            snprintf(error, sizeof error, "%s", ds_error());
         if (finish != DS_FINISH_NONE)
-            end_running(e, r, finish,
-                        finish == DS_FINISH_ERROR ? "the logits are not numbers: the model's "
-                                                    "parameters are damaged or it was trained to "
-                                                    "infinity"
-                                                  : NULL);
+            end_running(e, r, finish, finish == DS_FINISH_ERROR ? error : NULL);
     }
     return made;
 }

@@ -23,6 +23,7 @@ typedef struct ds_live_request {
     size_t n_stop_tokens;
     bool logprobs;
     int top_logprobs;
+    ds_grammar_cursor *cursor; /* NULL: any answer */
     void (*on_event)(const ds_event *event, void *context);
     void *context;
     struct ds_live_request *next_in_chain;   /* of the table of ids */

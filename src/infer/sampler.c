@@ -168,10 +168,10 @@ int32_t ds_sample(float *logits, int64_t n, ds_sampling s, int64_t position) {
         kept = keep_min_p(list, kept, fmin((double)s.min_p, 1), &total);
     const ds_philox_block random = ds_philox(ds_mix64(s.seed), (uint64_t)position, 0);
     double left = ((double)random.word[0] + 0.5) * 0x1p-32 * total;
-    int64_t i = 0;
-    while (i < kept - 1 && (left -= list[i].weight) > 0)
-        i++;
-    const int32_t id = list[i].id;
+    int64_t drawn = 0; /* of those that are possible at all, in whatever way sums were rounded */
+    for (int64_t i = 0; i < kept && (left > 0 || i == 0); left -= list[i++].weight)
+        drawn = list[i].weight > 0 ? i : drawn;
+    const int32_t id = list[drawn].id;
     free(list);
     return id;
 }
