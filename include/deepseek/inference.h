@@ -45,6 +45,9 @@ typedef struct ds_sampling {
 } ds_sampling;
 
 typedef struct ds_generator ds_generator;
+/* Forms that answers must have: deepseek/grammar.h. */
+typedef struct ds_grammar ds_grammar;
+typedef struct ds_grammar_cursor ds_grammar_cursor;
 
 /* For the parameters of this state (their programs share it). capacity: tokens that the cache
  * holds, prompt and answer together; at most config->max_seq_len. */
@@ -57,6 +60,11 @@ DS_API void ds_generator_reset(ds_generator *generator);
 /* Appends n tokens. DS_INVALID when an id is no token or the cache would overflow; then nothing was
  * appended. */
 DS_API ds_status ds_generator_feed(ds_generator *generator, const int32_t *ids, int64_t n);
+/* From now on next draws only tokens that the cursor allows, and moves it; NULL: any again. Tokens
+ * of end_tokens [n_end_tokens] may be drawn where the text can end. DS_NOT_FOUND is next's answer
+ * where it must. All is borrowed; what is fed does not move the cursor. */
+DS_API void ds_generator_constrain(ds_generator *generator, ds_grammar_cursor *cursor,
+                                   const int32_t *end_tokens, size_t n_end_tokens);
 /* Draws the next token after what was fed. It is appended by the next call of next or feed. The
  * draw depends on logits, seed and position alone. DS_NOT_FOUND when the cache is full, DS_NUMERIC
  * when the logits are not numbers. */
@@ -190,6 +198,7 @@ typedef struct ds_request {
      * Must not wait. NULL: none. */
     void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
                       void *context);
+    ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
     /* Called from the executor's thread for each token, then once with `finish`; must not wait.
      * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);

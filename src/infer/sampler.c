@@ -319,6 +319,8 @@ static int32_t draw_ranked(ranking *r, double random) {
     int64_t i = r->starts[b];
     while (i < r->starts[b + 1] - 1 && (left -= r->list[i].weight) > 0)
         i++;
+    while (i > r->starts[b] && !(r->list[i].weight > 0))
+        i--; /* one that is possible at all, in whatever way sums were rounded */
     return r->list[i].id;
 }
 
