@@ -30,6 +30,9 @@ static const char USAGE[] =
     "      --seed N            of the draw (default 1)\n"
     "      --dtype NAME        weights in memory: auto (default: as the files have them), f32,\n"
     "                          bf16, f16\n"
+    "      --verify            check the sums of a checkpoint's files again, even if they were "
+    "right\n"
+    "                          before and have not changed\n"
     "      --precision NAME    of what is computed: fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
@@ -42,7 +45,7 @@ typedef struct request {
     ds_sampling sampling;
     ds_precision precision;
     int threads;
-    bool verbose;
+    bool verbose, verify;
 } request;
 
 typedef struct session {
@@ -63,8 +66,11 @@ static void show_log(ds_log_level level, const char *line, void *context) {
 }
 
 static ds_status open_session(const request *r, session *s) {
-    const ds_model_opts opts = {
-        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer, .dtype = r->dtype};
+    const ds_model_opts opts = {.device = r->device,
+                                .n_threads = r->threads,
+                                .tokenizer = r->tokenizer,
+                                .dtype = r->dtype,
+                                .verify = r->verify};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
@@ -191,7 +197,18 @@ static float real(const char *option, const char *text, double low, double high)
     return (float)value;
 }
 
-enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, DTYPE, PRECISION, DEVICE, THREADS };
+enum {
+    TOKENIZER = 256,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    SEED,
+    DTYPE,
+    VERIFY,
+    PRECISION,
+    DEVICE,
+    THREADS
+};
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
@@ -204,6 +221,7 @@ static int parse(int argc, char **argv, request *r) {
                                             {"top-p", required_argument, NULL, TOP_P},
                                             {"seed", required_argument, NULL, SEED},
                                             {"dtype", required_argument, NULL, DTYPE},
+                                            {"verify", no_argument, NULL, VERIFY},
                                             {"precision", required_argument, NULL, PRECISION},
                                             {"device", required_argument, NULL, DEVICE},
                                             {"threads", required_argument, NULL, THREADS},
@@ -223,6 +241,7 @@ static int parse(int argc, char **argv, request *r) {
         case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
         case DTYPE: r->dtype = optarg; break;
+        case VERIFY: r->verify = true; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
                 fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");
