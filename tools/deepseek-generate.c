@@ -35,6 +35,9 @@ static const char USAGE[] =
     "                          bf16, f16; or quantised while loading: int8 (inputs of products\n"
     "                          too), w8a16 (weights only), int4, int4-32, int4-128 (groups of 64,\n"
     "                          32, 128 columns); a quantised folder stays as it is\n"
+    "      --verify            check the sums of a checkpoint's files again, even if they were "
+    "right\n"
+    "                          before and have not changed\n"
     "      --precision NAME    of what is computed: fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
@@ -53,7 +56,7 @@ typedef struct request {
     ds_sampling sampling;
     ds_precision precision;
     int threads;
-    bool verbose;
+    bool verbose, verify;
 } request;
 
 typedef struct session {
@@ -74,8 +77,11 @@ static void show_log(ds_log_level level, const char *line, void *context) {
 }
 
 static ds_status open_session(const request *r, session *s) {
-    const ds_model_opts opts = {
-        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer, .dtype = r->dtype};
+    const ds_model_opts opts = {.device = r->device,
+                                .n_threads = r->threads,
+                                .tokenizer = r->tokenizer,
+                                .dtype = r->dtype,
+                                .verify = r->verify};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
@@ -261,6 +267,7 @@ enum {
     TOP_P,
     SEED,
     DTYPE,
+    VERIFY,
     PRECISION,
     DEVICE,
     THREADS,
@@ -280,6 +287,7 @@ static int parse(int argc, char **argv, request *r) {
                                             {"top-p", required_argument, NULL, TOP_P},
                                             {"seed", required_argument, NULL, SEED},
                                             {"dtype", required_argument, NULL, DTYPE},
+                                            {"verify", no_argument, NULL, VERIFY},
                                             {"precision", required_argument, NULL, PRECISION},
                                             {"device", required_argument, NULL, DEVICE},
                                             {"threads", required_argument, NULL, THREADS},
@@ -305,6 +313,7 @@ static int parse(int argc, char **argv, request *r) {
         case WINDOW: r->window = whole("--window", optarg, 2, INT32_MAX); break;
         case LIKELIEST: r->likeliest = optarg; break;
         case DTYPE: r->dtype = optarg; break;
+        case VERIFY: r->verify = true; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
                 fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");

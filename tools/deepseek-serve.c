@@ -40,6 +40,8 @@ static const char USAGE[] =
     "                            bf16, f16; or quantised while loading: int8 (inputs of\n"
     "                            products too), w8a16 (weights only), int4, int4-32, int4-128\n"
     "                            (groups of 64, 32, 128 columns); a quantised folder stays so\n"
+    "      --verify              check the sums of a checkpoint's files again, even if they were\n"
+    "                            right before and have not changed\n"
     "      --precision NAME      of what is computed: fp32 (default) or bf16\n"
     "      --device NAME         cpu (default) or ref\n"
     "      --threads N           default: all cores\n"
@@ -110,6 +112,7 @@ enum {
     TLS_CERT,
     TLS_KEY,
     DTYPE,
+    VERIFY,
     PRECISION,
     DEVICE,
     THREADS,
@@ -132,6 +135,7 @@ static const struct option options[] = {
     {"tls-cert", required_argument, NULL, TLS_CERT},
     {"tls-key", required_argument, NULL, TLS_KEY},
     {"dtype", required_argument, NULL, DTYPE},
+    {"verify", no_argument, NULL, VERIFY},
     {"precision", required_argument, NULL, PRECISION},
     {"device", required_argument, NULL, DEVICE},
     {"threads", required_argument, NULL, THREADS},
@@ -178,6 +182,7 @@ static bool set_option(request *r, int o, const char *text) {
     case TLS_KEY: r->tls_key = text; break;
     case PRECISION: r->server.executor.precision = precision(text); break;
     case DTYPE: r->model_opts.dtype = text; break;
+    case VERIFY: r->model_opts.verify = true; break;
     case DEVICE: r->model_opts.device = text; break;
     case THREADS: r->model_opts.n_threads = (int)whole("--threads", text, 1, 4096); break;
     case 'v': r->verbose = true; break;

@@ -97,12 +97,14 @@ typedef struct ds_model_opts {
      * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
      * and nothing is read before it is needed: the file must not change while the model is open. */
     const char *dtype;
+    bool verify; /* check all sums of MD5SUMS anew, not only those of files changed since */
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
  * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder
  * is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are
- * any. DS_NOT_FOUND says where was looked. */
+ * any, each file once as long as it does not change (base/verified.h). DS_NOT_FOUND says where was
+ * looked. */
 DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
                                           ds_model **out);
 DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */
