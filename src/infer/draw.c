@@ -1,6 +1,7 @@
 #include "infer/draw.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,9 +68,7 @@ static bool keep(const ds_live_request *r, const float *logits, int64_t vocab, p
     return true;
 }
 
-static void tell(const ds_live_request *r, int32_t token, const probabilities *p) {
-    if (!r->on_event)
-        return;
+static bool tell(ds_lanes *lanes, const ds_live_request *r, int32_t token, const probabilities *p) {
     const ds_event event = {.request = r->id,
                             .token = token,
                             .index = r->n_tokens - 1 - r->n_prompt,
@@ -77,37 +76,54 @@ static void tell(const ds_live_request *r, int32_t token, const probabilities *p
                                 p->logits ? (float)((double)p->logits[token] - p->log_sum) : 0,
                             .top = p->n_top > 0 ? p->top : NULL,
                             .n_top = p->n_top};
-    r->on_event(&event, r->context);
+    return !r->on_event || ds_tell_token(lanes, r, &event);
 }
 
-ds_finish ds_draw_next(ds_live_request *r, float *logits, int64_t vocab, const char **error) {
+static ds_finish fail(ds_live_request *r, const char *error) {
+    snprintf(r->error, sizeof r->error, "%s", error);
+    return DS_FINISH_ERROR;
+}
+
+/* A token that is drawn. */
+static ds_finish append(ds_lanes *lanes, ds_live_request *r, int32_t token,
+                        const probabilities *p) {
+    if (is_stop(r, token))
+        return DS_FINISH_STOP;
+    r->tokens[r->n_tokens++] = token;
+    if (!tell(lanes, r, token, p))
+        return fail(r, "out of memory for an event");
+    return r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
+}
+
+static ds_finish draw_next(ds_lanes *lanes, ds_live_request *r, float *logits, int64_t vocab) {
     const int32_t *answer = r->tokens + r->n_prompt;
     const int64_t n_answer = r->n_tokens - r->n_prompt;
     probabilities own;
-    if (!are_numbers(logits, vocab)) {
-        *error = "the logits are not numbers: the model's parameters are damaged or it was trained "
-                 "to infinity";
-        return DS_FINISH_ERROR;
-    }
-    if (!keep(r, logits, vocab, &own)) {
-        *error = "out of memory for the tokens' probabilities";
-        return DS_FINISH_ERROR;
-    }
+    if (!are_numbers(logits, vocab))
+        return fail(r, "the logits are not numbers: the model's parameters are damaged or it was "
+                       "trained to infinity");
+    if (!keep(r, logits, vocab, &own))
+        return fail(r, "out of memory for the tokens' probabilities");
     ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt, answer, n_answer);
     if (r->on_logits)
         r->on_logits(logits, vocab, answer, n_answer, r->context);
-    ds_finish finish = DS_FINISH_ERROR;
-    if (r->on_logits && !(ds_largest_logit(logits, vocab) > -INFINITY)) {
-        *error = "no token may follow: all of them are forbidden";
-    } else {
-        const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
-        finish = is_stop(r, token) ? DS_FINISH_STOP : DS_FINISH_NONE;
-        if (finish == DS_FINISH_NONE) {
-            r->tokens[r->n_tokens++] = token;
-            tell(r, token, &own);
-            finish = r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
-        }
-    }
+    const ds_finish finish =
+        r->on_logits && !(ds_largest_logit(logits, vocab) > -INFINITY)
+            ? fail(r, "no token may follow: all of them are forbidden")
+            : append(lanes, r, ds_sample(logits, vocab, r->sampling, r->n_tokens), &own);
     free(own.logits);
     return finish;
+}
+
+int64_t ds_draw(ds_lanes *lanes, ds_live_request *r, float *logits, int64_t vocab) {
+    const int64_t n_draft = r->n_draft;
+    for (int64_t accepted = 0;; accepted++, logits += vocab) {
+        const int64_t n_tokens = r->n_tokens;
+        const int32_t proposed = accepted < n_draft ? r->tokens[n_tokens] : -1;
+        r->finish = draw_next(lanes, r, logits, vocab);
+        if (r->n_tokens == n_tokens || r->tokens[n_tokens] != proposed)
+            return accepted;
+        if (r->finish != DS_FINISH_NONE)
+            return accepted + 1;
+    }
 }
