@@ -82,6 +82,13 @@ typedef struct ds_model_opts {
     const char *device;    /* NULL: "cpu" */
     int n_threads;         /* 0: as many as there are cores */
     const char *tokenizer; /* its file or folder; NULL: beside the model */
+    /* How matrices are kept in memory: "auto" (NULL: the same) as the file has them, "f32", "bf16",
+     * "f16"; or quantised while loading, one after the other: "int8" (8 bits, as are the inputs of
+     * their products), "w8a16" (8 bits, inputs as they are), "int4", "int4-32", "int4-128" (4 bits,
+     * groups of 64, 32, 128 columns), but for embeddings and gates. Weights that the file has
+     * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
+     * and nothing is read before it is needed: the file must not change while the model is open. */
+    const char *dtype;
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
@@ -99,6 +106,28 @@ DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NUL
 DS_API const char *ds_model_get_name(const ds_model *model);
 /* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
 DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
+
+/* How well a model predicts a text. Perplexity is exp(loss / n_predicted). */
+typedef struct ds_text_score {
+    double loss; /* Σ −log probability of each predicted token, natural logarithm */
+    int64_t n_predicted;
+    int64_t n_scored; /* tokens gone through, the first of each window included */
+} ds_text_score;
+
+typedef struct ds_score_opts {
+    int64_t window; /* tokens that see each other; 0: 512, or the longest the model takes */
+    ds_precision precision;
+    /* After each window; false: enough. May be NULL. */
+    bool (*on_window)(const ds_text_score *so_far, void *context);
+    void *context;
+} ds_score_opts;
+
+/* Goes through tokens [n] in windows that follow one another, each predicted without those before;
+ * what is left after the last whole window is not counted. likeliest: [n] or NULL; after each token
+ * gone through the one that the model thinks most likely to come. DS_INVALID when there is not one
+ * window, or a token is none. */
+DS_API ds_status ds_model_score_text(ds_model *model, const int32_t *tokens, int64_t n,
+                                     ds_score_opts opts, int32_t *likeliest, ds_text_score *out);
 
 /* ---- many requests at once ------------------------------------------------------------------- */
 
