@@ -24,6 +24,7 @@ answers() { # options → $dir/answers
         curl -s "$url/v1/completions" \
             -d "{\"prompt\":\"Once upon a time, there was\",\"max_tokens\":120,$more}" |
             sed -n 's/.*"text":"\(\([^"\\]\|\\.\)*\)".*/\1/p' >>"$dir/answers"
+        echo >>"$dir/answers"
     done
     curl -s "$url/metrics" >"$dir/metrics"
     kill -TERM "$pid"
