@@ -225,6 +225,7 @@ typedef struct ds_answer {
     int64_t n_tokens;
     int64_t n_cached; /* prompt tokens whose keys and values were there already */
     ds_finish finish;
+    char error[256]; /* with DS_FINISH_ERROR */
 } ds_answer;
 
 DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts opts,

@@ -562,6 +562,7 @@ static ds_status deliver(ds_async_executor *e, ds_live_request *r, ds_answer *ou
                        .n_cached = r->n_cached,
                        .finish = r->finish,
                        .tokens = r->tokens};
+    memcpy(out->error, r->error, sizeof out->error);
     memmove(r->tokens, r->tokens + r->n_prompt, (size_t)out->n_tokens * sizeof *r->tokens);
     r->tokens = NULL;
     ds_live_request_free(r);
