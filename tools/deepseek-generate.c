@@ -6,9 +6,12 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "cli/numbers.h"
+#include "base/file.h"
 #include "base/log.h"
-#include "deepseek/inference.h"
+#include "cli/numbers.h"
+#include "deepseek/grammar.h"
+#include "infer/model.h"
+#include "infer/prompt.h"
 #include "deepseek/tokenizer.h"
 
 static const char USAGE[] =
@@ -19,6 +22,7 @@ static const char USAGE[] =
     "checkpoint is taken), or a llama2.c .bin.\n"
     "    deepseek-generate --model out/demo --prompt 'And God said'\n"
     "    deepseek-generate --model stories260K.bin --tokenizer tok512.bin --temperature 0\n"
+    "    deepseek-generate --model DIR --prompt 'Ann is 30. As JSON: ' --json-schema person.json\n"
     "\n"
     "  -m, --model PATH        where the model is\n"
     "      --tokenizer PATH    tokenizer.json, or llama2.c's .bin (default: beside the model)\n"
@@ -28,6 +32,9 @@ static const char USAGE[] =
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
     "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
     "      --seed N            of the draw (default 1)\n"
+    "      --json-schema FILE  write JSON that this schema allows, and nothing else\n"
+    "      --grammar FILE      write what the rules in this file allow (GBNF, llama.cpp's "
+    "notation)\n"
     "      --precision NAME    fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
@@ -35,7 +42,7 @@ static const char USAGE[] =
     "  -h, --help              this text\n";
 
 typedef struct request {
-    const char *model, *tokenizer, *prompt, *device;
+    const char *model, *tokenizer, *prompt, *device, *schema, *grammar;
     int64_t max_tokens;
     ds_sampling sampling;
     ds_precision precision;
@@ -47,6 +54,8 @@ typedef struct session {
     ds_model *model;
     const ds_tokenizer *tokenizer;
     ds_generator *generator;
+    ds_grammar *grammar; /* NULL: any text */
+    ds_grammar_cursor *cursor;
 } session;
 
 static int fail(void) {
@@ -58,6 +67,26 @@ static void show_log(ds_log_level level, const char *line, void *context) {
     (void)context;
     if (level >= DS_LOG_WARN)
         fprintf(stderr, "deepseek-generate: %s\n", line);
+}
+
+/* The form that the text must have. */
+static ds_status open_grammar(const request *r, session *s) {
+    const char *path = r->schema ? r->schema : r->grammar;
+    char *text = NULL;
+    size_t size = 0, n_ends = 0;
+    if (!path)
+        return DS_OK;
+    DS_TRY(ds_file_read(path, (size_t)16 << 20, &text, &size));
+    const ds_status status = r->schema
+                                 ? ds_grammar_from_json_schema(s->model, text, size, &s->grammar)
+                                 : ds_grammar_from_gbnf(s->model, text, size, &s->grammar);
+    free(text);
+    if (status != DS_OK)
+        return ds_fail_within(status, "%s", path);
+    DS_TRY(ds_grammar_cursor_new(s->grammar, &s->cursor));
+    const int32_t *ends = ds_model_end_tokens(s->model, &n_ends);
+    ds_generator_constrain(s->generator, s->cursor, ends, n_ends);
+    return DS_OK;
 }
 
 static ds_status open_session(const request *r, session *s) {
@@ -72,12 +101,15 @@ static ds_status open_session(const request *r, session *s) {
             "name one by --tokenizer",
             r->model);
     const ds_model_config *c = ds_model_get_config(s->model);
-    return ds_generator_new(ds_model_get_state(s->model), c, c->max_seq_len, r->precision,
-                            &s->generator);
+    DS_TRY(ds_generator_new(ds_model_get_state(s->model), c, c->max_seq_len, r->precision,
+                            &s->generator));
+    return open_grammar(r, s);
 }
 
 static void close_session(session *s) {
     ds_generator_free(s->generator);
+    ds_grammar_cursor_free(s->cursor);
+    ds_grammar_free(s->grammar);
     ds_model_free(s->model);
 }
 
@@ -115,17 +147,6 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
     return DS_OK;
 }
 
-/* A mark that texts begin with goes first. Where one mark both begins and ends texts (GPT-2), it
- * does so only for an empty prompt. */
-static ds_status feed_prompt(session *s, const int32_t *ids, size_t n) {
-    const int32_t bos = ds_tokenizer_bos(s->tokenizer), eos = ds_tokenizer_eos(s->tokenizer);
-    const int32_t begin = bos >= 0 ? bos : eos;
-    const bool has_mark = n > 0 && ids[0] == bos; /* written out in the prompt */
-    if (begin >= 0 && (n == 0 || (bos >= 0 && bos != eos && !has_mark)))
-        DS_TRY(ds_generator_feed(s->generator, &begin, 1));
-    return n > 0 ? ds_generator_feed(s->generator, ids, (int64_t)n) : DS_OK;
-}
-
 static ds_status write_text(const request *r, session *s, const char *prompt, const int32_t *ids,
                             size_t n) {
     ds_detokenizer *stream = ds_detokenizer_new(s->tokenizer);
@@ -146,9 +167,11 @@ static ds_status write_text(const request *r, session *s, const char *prompt, co
 static ds_status generate(const request *r, session *s, const char *prompt) {
     int32_t *ids = NULL;
     size_t n = 0;
-    DS_TRY(ds_tokenizer_encode(s->tokenizer, prompt, strlen(prompt), &ids, &n));
+    ds_prompt_format format;
+    DS_TRY(ds_prompt_format_load(s->tokenizer, s->model->path, &format));
+    DS_TRY(ds_prompt_encode_text(&format, prompt, &ids, &n));
     const double start = ds_clock_s();
-    ds_status status = feed_prompt(s, ids, n);
+    ds_status status = n > 0 ? ds_generator_feed(s->generator, ids, (int64_t)n) : DS_OK;
     if (status == DS_OK && r->verbose)
         fprintf(stderr, "%zu prompt tokens in %.3f s\n", n, ds_clock_s() - start);
     if (status == DS_OK)
@@ -189,7 +212,18 @@ static float real(const char *option, const char *text, double low, double high)
     return (float)value;
 }
 
-enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
+enum {
+    TOKENIZER = 256,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    SEED,
+    SCHEMA,
+    GRAMMAR,
+    PRECISION,
+    DEVICE,
+    THREADS
+};
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
@@ -201,6 +235,8 @@ static int parse(int argc, char **argv, request *r) {
                                             {"top-k", required_argument, NULL, TOP_K},
                                             {"top-p", required_argument, NULL, TOP_P},
                                             {"seed", required_argument, NULL, SEED},
+                                            {"json-schema", required_argument, NULL, SCHEMA},
+                                            {"grammar", required_argument, NULL, GRAMMAR},
                                             {"precision", required_argument, NULL, PRECISION},
                                             {"device", required_argument, NULL, DEVICE},
                                             {"threads", required_argument, NULL, THREADS},
@@ -217,6 +253,8 @@ static int parse(int argc, char **argv, request *r) {
         case TOP_K: r->sampling.top_k = (int)whole("--top-k", optarg, 0, INT32_MAX); break;
         case TOP_P: r->sampling.top_p = real("--top-p", optarg, 0, 1); break;
         case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
+        case SCHEMA: r->schema = optarg; break;
+        case GRAMMAR: r->grammar = optarg; break;
         case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
         case PRECISION:
@@ -233,6 +271,10 @@ static int parse(int argc, char **argv, request *r) {
     }
     if (!r->model || optind < argc) {
         fputs(USAGE, stderr);
+        return 2;
+    }
+    if (r->schema && r->grammar) {
+        fputs("deepseek-generate: --json-schema and --grammar exclude each other\n", stderr);
         return 2;
     }
     return -1;
