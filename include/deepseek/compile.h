@@ -77,6 +77,9 @@ DS_API ds_status ds_state_write(ds_state *state, const char *name, const void *d
                                 size_t size_bytes);
 DS_API ds_status ds_state_read(const ds_state *state, const char *name, void *data,
                                size_t size_bytes);
+/* size_bytes of it from offset_bytes on, which must lie within the tensor. */
+DS_API ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes,
+                                  void *data, size_t size_bytes);
 /* Bytes of all entries. */
 DS_API size_t ds_state_size(const ds_state *state);
 

@@ -23,6 +23,7 @@ extern "C" {
 
 /* "from the preset" or "decided later" in fields of which docs/config.md says `auto`. */
 enum { DS_TRAIN_AUTO = -1 };
+#define DS_TRAIN_MOST_STEPS INT64_C(1000000000000000) /* no run has more */
 
 typedef enum ds_train_architecture {
     DS_TRAIN_ARCHITECTURE_AUTO = DS_TRAIN_AUTO,
@@ -121,8 +122,10 @@ typedef struct ds_train_config {
         double min_lr_ratio; /* of the learning rate at the end */
     } schedule;
     struct {
-        int64_t steps;  /* auto: given by tokens */
-        int64_t tokens; /* auto: given by steps; where both are given the first reached ends */
+        int64_t steps;     /* auto: given by tokens */
+        int64_t tokens;    /* auto: given by steps; where both are given the first reached ends */
+        double duration_s; /* auto: however long it takes; else as many steps as fit, at most those
+                              given by steps and tokens */
         int micro_batch, gradient_accumulation_steps;
         int64_t global_batch; /* = micro_batch * gradient_accumulation_steps * ranks */
         int64_t seed;

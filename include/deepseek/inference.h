@@ -90,6 +90,13 @@ typedef struct ds_model_opts {
     const char *device;    /* NULL: "cpu" */
     int n_threads;         /* 0: as many as there are cores */
     const char *tokenizer; /* its file or folder; NULL: beside the model */
+    /* How matrices are kept in memory: "auto" (NULL: the same) as the file has them, "f32", "bf16",
+     * "f16"; or quantised while loading, one after the other: "int8" (8 bits, as are the inputs of
+     * their products), "w8a16" (8 bits, inputs as they are), "int4", "int4-32", "int4-128" (4 bits,
+     * groups of 64, 32, 128 columns), but for embeddings and gates. Weights that the file has
+     * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
+     * and nothing is read before it is needed: the file must not change while the model is open. */
+    const char *dtype;
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
@@ -107,6 +114,28 @@ DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NUL
 DS_API const char *ds_model_get_name(const ds_model *model);
 /* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
 DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
+
+/* How well a model predicts a text. Perplexity is exp(loss / n_predicted). */
+typedef struct ds_text_score {
+    double loss; /* Σ −log probability of each predicted token, natural logarithm */
+    int64_t n_predicted;
+    int64_t n_scored; /* tokens gone through, the first of each window included */
+} ds_text_score;
+
+typedef struct ds_score_opts {
+    int64_t window; /* tokens that see each other; 0: 512, or the longest the model takes */
+    ds_precision precision;
+    /* After each window; false: enough. May be NULL. */
+    bool (*on_window)(const ds_text_score *so_far, void *context);
+    void *context;
+} ds_score_opts;
+
+/* Goes through tokens [n] in windows that follow one another, each predicted without those before;
+ * what is left after the last whole window is not counted. likeliest: [n] or NULL; after each token
+ * gone through the one that the model thinks most likely to come. DS_INVALID when there is not one
+ * window, or a token is none. */
+DS_API ds_status ds_model_score_text(ds_model *model, const int32_t *tokens, int64_t n,
+                                     ds_score_opts opts, int32_t *likeliest, ds_text_score *out);
 
 /* ---- many requests at once ------------------------------------------------------------------- */
 
@@ -134,23 +163,23 @@ typedef enum ds_finish {
     DS_FINISH_ERROR,
 } ds_finish;
 
+enum { DS_MOST_TOP_LOGPROBS = 20 };
+
 typedef struct ds_token_logprob {
     int32_t token;
-    float logprob; /* natural logarithm, before penalties and grammar */
+    float logprob; /* natural logarithm, before penalties */
 } ds_token_logprob;
-
-enum { DS_MOST_TOP_LOGPROBS = 20 };
 
 /* What a request tells of itself. */
 typedef struct ds_event {
     uint64_t request;
-    int32_t token;               /* -1 with the last event */
-    int64_t index;               /* of the token in the answer */
-    float logprob;               /* of the token; 0 if not asked for */
-    ds_finish finish;            /* of the last event, which has no token */
-    const char *error;           /* with DS_FINISH_ERROR; borrowed */
-    const ds_token_logprob *top; /* [n_top], likeliest first; borrowed */
-    int n_top;
+    int32_t token;     /* -1 with the last event */
+    int64_t index;     /* of the token in the answer */
+    float logprob;     /* of the token, natural logarithm, before penalties; 0 if not asked for */
+    ds_finish finish;  /* of the last event, which has no token */
+    const char *error; /* with DS_FINISH_ERROR; borrowed */
+    const ds_token_logprob *top; /* [n_top] likeliest tokens at its place, likeliest first; */
+    int n_top;                   /* borrowed until the call returns */
 } ds_event;
 
 typedef struct ds_request {
@@ -161,13 +190,19 @@ typedef struct ds_request {
     const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
     size_t n_stop_tokens;
     bool logprobs;       /* tell each token's probability */
-    int top_logprobs;    /* and those of so many likeliest ones; DS_MOST_TOP_LOGPROBS at most */
+    int top_logprobs;    /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
     int priority;        /* higher ones first */
     ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
+    /* Called by the executor before each draw with the logits [n], penalties and biases applied;
+     * it may change them: -INFINITY forbids a token, and where all are forbidden the request fails.
+     * answer: the tokens drawn so far, so that a grammar learns of each as the next is due.
+     * Must not wait. NULL: none. */
+    void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context);
     /* Called from the executor's thread for each token, then once with `finish`; must not wait.
      * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);
-    void *context;
+    void *context; /* of both */
 } ds_request;
 
 typedef struct ds_answer {

@@ -12,8 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
-#include "deepseek/grammar.h"
-#include "infer/logprobs.h"
+#include "infer/draw.h"
 #include "infer/scheduler.h"
 
 enum { BLOCK_SIZE = 16, DEFAULT_BATCH = 32, DEFAULT_QUEUE = 1024, DEFAULT_STEP = 256 };
@@ -85,66 +84,6 @@ static void fail_running(ds_async_executor *e, const char *error) {
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
-static bool are_numbers(const float *logits, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (isnan(logits[i]))
-            return false;
-    return true;
-}
-
-static bool is_stop(const ds_live_request *r, int32_t token) {
-    for (size_t i = 0; i < r->n_stop_tokens; i++)
-        if (r->stop_tokens[i] == token)
-            return true;
-    return false;
-}
-
-/* Before penalties and grammar change the logits: they say what the model thought. */
-static float *keep_logits(const ds_live_request *r, const float *logits, int64_t vocab) {
-    float *own = r->logprobs ? ds_malloc((size_t)vocab * sizeof *own) : NULL;
-    if (own)
-        memcpy(own, logits, (size_t)vocab * sizeof *own);
-    return own;
-}
-
-/* own: as the model gave them; NULL if nobody asked for probabilities. */
-static void tell_token(const ds_live_request *r, int32_t token, const float *own, int64_t vocab) {
-    ds_token_logprob top[DS_MOST_TOP_LOGPROBS];
-    const ds_event event = {.request = r->id,
-                            .token = token,
-                            .index = r->n_tokens - r->n_prompt - 1,
-                            .logprob = own ? ds_logprob_of(own, vocab, token) : 0,
-                            .n_top = own ? ds_logprobs_top(own, vocab, r->top_logprobs, top) : 0,
-                            .top = top};
-    r->on_event(&event, r->context);
-}
-
-/* The token that follows; how the request goes on. */
-static ds_finish take_token(ds_async_executor *e, ds_live_request *r, float *logits) {
-    const int64_t vocab = e->model->config.vocab_size;
-    float *own = keep_logits(r, logits, vocab);
-    if (r->cursor && ds_grammar_mask(r->cursor, logits, vocab, r->stop_tokens, r->n_stop_tokens)) {
-        free(own);
-        return DS_FINISH_ERROR;
-    }
-    ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt,
-                         r->tokens + r->n_prompt, r->n_tokens - r->n_prompt);
-    const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
-    ds_finish finish = DS_FINISH_STOP;
-    if (!is_stop(r, token)) {
-        r->tokens[r->n_tokens++] = token;
-        finish = r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
-        if (r->on_event)
-            tell_token(r, token, own, vocab);
-        if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK)
-            finish = DS_FINISH_ERROR;
-        else if (r->cursor && ds_grammar_must_end(r->cursor))
-            finish = DS_FINISH_STOP; /* the answer is whole, whatever the model would add */
-    }
-    free(own);
-    return finish;
-}
-
 /* logits: one row for each request whose tokens are all computed, in order. Returns the tokens
  * made.
  */
@@ -155,15 +94,11 @@ static int64_t take_tokens(ds_async_executor *e, float *logits) {
         next = r->next;
         if (r->chunk == 0 || r->computed < r->n_tokens)
             continue;
-        const bool good = are_numbers(logits, vocab);
+        const char *error = NULL;
         const int64_t before = r->n_tokens;
-        const ds_finish finish = good ? take_token(e, r, logits) : DS_FINISH_ERROR;
+        const ds_finish finish = ds_draw_next(r, logits, vocab, &error);
         logits += vocab;
         made += r->n_tokens - before;
-        char error[512] = "the logits are not numbers: the model's parameters are damaged or it "
-                          "was trained to infinity";
-        if (finish == DS_FINISH_ERROR && good)
-            snprintf(error, sizeof error, "%s", ds_error());
         if (finish != DS_FINISH_NONE)
             end_running(e, r, finish, finish == DS_FINISH_ERROR ? error : NULL);
     }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "models/storage.h"
 
 /* ---- where it is ----------------------------------------------------------------------------- */
 
@@ -132,6 +133,8 @@ static void find_end_tokens(ds_model *m) {
 }
 
 static ds_status load_parameters(ds_model *m, const ds_model_opts *opts) {
+    const ds_storage *storage = NULL;
+    DS_TRY(ds_storage_find(opts->dtype, &storage));
     DS_TRY(ds_backend_open(opts->device ? opts->device : "cpu",
                            (ds_backend_opts){.n_threads = opts->n_threads}, &m->backend));
     DS_TRY(ds_state_new(m->backend, &m->state));
@@ -139,9 +142,11 @@ static ds_status load_parameters(ds_model *m, const ds_model_opts *opts) {
     if (!g)
         return DS_OUT_OF_MEMORY;
     ds_model_build_logits(g, &m->config, 1, 1);
-    ds_status status = ds_graph_ok(g) ? ds_state_declare(m->state, g) : DS_INVALID;
+    const ds_status status = ds_graph_ok(g)
+                                 ? ds_model_load_stored(m->path, &m->config, g, storage, m->state)
+                                 : DS_INVALID;
     ds_graph_free(g);
-    return status == DS_OK ? ds_model_load(m->path, &m->config, m->state) : status;
+    return status;
 }
 
 ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_model **out) {

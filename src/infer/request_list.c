@@ -25,7 +25,8 @@ ds_status ds_live_request_new(const ds_request *request, int64_t longest, int64_
     r->sampling = request->sampling;
     r->n_stop_tokens = request->n_stop_tokens;
     r->logprobs = request->logprobs;
-    r->top_logprobs = request->top_logprobs;
+    r->n_top = request->top_logprobs;
+    r->on_logits = request->on_logits;
     r->on_event = request->on_event;
     r->context = request->context;
     r->tokens = ds_malloc((size_t)longest * sizeof *r->tokens);

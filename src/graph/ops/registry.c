@@ -53,6 +53,7 @@ const ds_op *const ds_all_ops[] = {
     &ds_op_conv2d,
     &ds_op_conv2d_input_grad,
     &ds_op_conv2d_weight_grad,
+    &ds_op_quantised_matmul,
     &ds_op_quantise,
     &ds_op_dequantise,
     &ds_op_fake_quantise,
