@@ -189,16 +189,16 @@ typedef struct ds_request {
     ds_sampling sampling;
     const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
     size_t n_stop_tokens;
-    bool logprobs;       /* tell each token's probability */
-    int top_logprobs;    /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
-    int priority;        /* higher ones first */
-    ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
+    bool logprobs;    /* tell each token's probability */
+    int top_logprobs; /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
+    int priority;     /* higher ones first */
     /* Called by the executor before each draw with the logits [n], penalties and biases applied;
      * it may change them: -INFINITY forbids a token, and where all are forbidden the request fails.
      * answer: the tokens drawn so far, so that a grammar learns of each as the next is due.
      * Must not wait. NULL: none. */
     void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
                       void *context);
+    ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
     /* Called from the executor's thread for each token, then once with `finish`; must not wait.
      * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/error.h"
 #include "deepseek/grammar.h"
 #include "infer/weights.h"
 
@@ -81,22 +82,32 @@ static void tell(const ds_live_request *r, int32_t token, const probabilities *p
     r->on_event(&event, r->context);
 }
 
-/* Takes away what the request's grammar does not let follow, then lets its owner have a say. */
-static bool forbid(const ds_live_request *r, float *logits, int64_t vocab) {
-    if (r->cursor && ds_grammar_mask(r->cursor, logits, vocab, r->stop_tokens, r->n_stop_tokens))
-        return false;
-    if (r->on_logits)
-        r->on_logits(logits, vocab, r->tokens + r->n_prompt, r->n_tokens - r->n_prompt, r->context);
-    return !(r->cursor || r->on_logits) || ds_largest_logit(logits, vocab) > -INFINITY;
-}
-
-/* How the request goes on after a token that is part of its answer. */
-static ds_finish go_on(const ds_live_request *r, int32_t token) {
-    if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK)
+/* The token is the request's next; its grammar may end the answer. */
+static ds_finish append(ds_live_request *r, int32_t token, const probabilities *own,
+                        const char **error) {
+    r->tokens[r->n_tokens++] = token;
+    tell(r, token, own);
+    if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK) {
+        *error = ds_error();
         return DS_FINISH_ERROR;
+    }
     if (r->cursor && ds_grammar_must_end(r->cursor))
         return DS_FINISH_STOP; /* the answer is whole, whatever the model would add */
     return r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
+}
+
+/* Makes −∞ of what may not follow; false where nothing may. */
+static bool forbid(ds_live_request *r, float *logits, int64_t vocab, const char **error) {
+    if (r->cursor && ds_grammar_mask(r->cursor, logits, vocab, r->stop_tokens, r->n_stop_tokens)) {
+        *error = ds_error();
+        return false;
+    }
+    if (r->on_logits)
+        r->on_logits(logits, vocab, r->tokens + r->n_prompt, r->n_tokens - r->n_prompt, r->context);
+    if (!r->on_logits || ds_largest_logit(logits, vocab) > -INFINITY)
+        return true;
+    *error = "no token may follow: all of them are forbidden";
+    return false;
 }
 
 ds_finish ds_draw_next(ds_live_request *r, float *logits, int64_t vocab, const char **error) {
@@ -114,17 +125,9 @@ ds_finish ds_draw_next(ds_live_request *r, float *logits, int64_t vocab, const c
     }
     ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt, answer, n_answer);
     ds_finish finish = DS_FINISH_ERROR;
-    if (!forbid(r, logits, vocab)) {
-        *error = "no token may follow: all of them are forbidden";
-    } else {
+    if (forbid(r, logits, vocab, error)) {
         const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
-        finish = is_stop(r, token) ? DS_FINISH_STOP : DS_FINISH_NONE;
-        if (finish == DS_FINISH_NONE) {
-            r->tokens[r->n_tokens++] = token;
-            tell(r, token, &own);
-            finish = go_on(r, token);
-            *error = "the token does not fit the grammar";
-        }
+        finish = is_stop(r, token) ? DS_FINISH_STOP : append(r, token, &own, error);
     }
     free(own.logits);
     return finish;

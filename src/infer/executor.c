@@ -94,13 +94,13 @@ static int64_t take_tokens(ds_async_executor *e, float *logits) {
         next = r->next;
         if (r->chunk == 0 || r->computed < r->n_tokens)
             continue;
-        const char *error = NULL;
         const int64_t before = r->n_tokens;
+        const char *error = NULL;
         const ds_finish finish = ds_draw_next(r, logits, vocab, &error);
         logits += vocab;
         made += r->n_tokens - before;
         if (finish != DS_FINISH_NONE)
-            end_running(e, r, finish, finish == DS_FINISH_ERROR ? error : NULL);
+            end_running(e, r, finish, error);
     }
     return made;
 }

@@ -319,8 +319,10 @@ static int32_t draw_ranked(ranking *r, double random) {
         b--; /* however sums were rounded, what has no weight is not drawn: it may be forbidden */
     sort_bin(r, b);
     int64_t i = r->starts[b];
-    while (i < r->starts[b + 1] - 1 && r->list[i + 1].weight > 0 && (left -= r->list[i].weight) > 0)
+    while (i < r->starts[b + 1] - 1 && (left -= r->list[i].weight) > 0)
         i++;
+    while (i > r->starts[b] && !(r->list[i].weight > 0))
+        i--; /* one that is possible at all, in whatever way sums were rounded */
     return r->list[i].id;
 }
 

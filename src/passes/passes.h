@@ -46,6 +46,11 @@ ds_graph *ds_pass_quantise(const ds_graph *g, ds_quantised_lookup *find, const v
  * fused op. Before autodiff. */
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
 
+/* Products of parameters as inference will compute them, with gradients straight through the
+ * rounding. Before precision and autodiff; after autodiff, drop_surrogates leaves the values. */
+ds_graph *ds_pass_quantisation_aware(const ds_graph *g, ds_quantisation kind);
+ds_graph *ds_pass_drop_surrogates(const ds_graph *g);
+
 /* Appends the backward pass of the output `loss` (f32, rank 0): for every parameter that it depends
  * on, the gradient is written over (or added to) the variable "grad/NAME". */
 ds_graph *ds_pass_autodiff(const ds_graph *g, const char *loss, bool accumulate);

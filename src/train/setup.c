@@ -82,6 +82,12 @@ static ds_loss_scaler scaler_of(const ds_train_config *c, ds_precision precision
     return s;
 }
 
+static ds_quantisation quantisation_of(const ds_train_config *c) {
+    if (c->quantization.mode == DS_TRAIN_QUANTISATION_NONE)
+        return DS_QUANTISE_NONE;
+    return c->quantization.activations == DS_I8 ? DS_QUANTISE_W8A8 : DS_QUANTISE_W8A16;
+}
+
 static ds_compile_opts compile_opts(const ds_trainer *t) {
     static const ds_recompute recompute[] = {
         [DS_TRAIN_RECOMPUTE_NONE] = DS_RECOMPUTE_NONE,
@@ -96,6 +102,7 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
     return (ds_compile_opts){
         .precision = t->precision,
         .loss = "loss",
+        .quantisation = quantisation_of(t->config),
         .recompute = recompute[t->config->memory.recompute],
         .offload = offload[t->config->memory.offload],
         .offload_path = t->config->memory.offload_path,
@@ -130,6 +137,7 @@ static ds_status make_programs(ds_trainer *t) {
     if (status == DS_OK && t->validation_data) {
         const ds_compile_opts forward = {.precision = t->precision,
                                          .share = t->first,
+                                         .quantisation = opts.quantisation,
                                          .no_fused_attention = opts.no_fused_attention,
                                          .no_fuse = opts.no_fuse,
                                          .plan_only = opts.plan_only};
