@@ -13,7 +13,7 @@
 #include "serve/exchange.h"
 #include "serve/page.h"
 
-enum { STALL_S = 60, RETRY_S = 1 };
+enum { RETRY_S = 1 };
 
 static const char JSON[] = "application/json";
 
@@ -106,14 +106,11 @@ static enum MHD_Result get_models(ds_exchange *x) {
                                (json_int_t)ds_model_get_config(s->model)->max_seq_len));
 }
 
-/* Alive unless requests are at work and the model has not taken a step for long. */
+/* Alive unless the model hangs. */
 static enum MHD_Result get_health(ds_exchange *x) {
     ds_executor_stats stats;
     ds_async_executor_stats(x->server->executor, &stats);
-    const double oldest_s = ds_watch_oldest_s(x->server);
-    const double since_s =
-        ds_clock_s() - (stats.last_step_s > oldest_s ? stats.last_step_s : oldest_s);
-    const bool stalled = stats.n_running > 0 && since_s > STALL_S;
+    const bool stalled = ds_metrics_stalled(&stats, ds_watch_oldest_s(x->server), ds_clock_s());
     return send_json(x, stalled ? 503 : 200,
                      json_pack("{s:s, s:I, s:I}", "status", stalled ? "stalled" : "ok", "running",
                                (json_int_t)stats.n_running, "waiting",
