@@ -137,6 +137,48 @@ typedef struct ds_score_opts {
 DS_API ds_status ds_model_score_text(ds_model *model, const int32_t *tokens, int64_t n,
                                      ds_score_opts opts, int32_t *likeliest, ds_text_score *out);
 
+/* ---- quantised folders ----------------------------------------------------------------------- */
+
+typedef struct ds_quantise_progress {
+    size_t n_done, n_tensors;
+    const char *tensor; /* now at work; borrowed */
+} ds_quantise_progress;
+
+typedef struct ds_quantise_opts {
+    int bits;              /* 8 (the default, 0) or 4 */
+    int64_t group_size;    /* 4 bits: columns that share a scale; 0: 64 */
+    const char *tokenizer; /* its file or folder; NULL: beside the model */
+    /* A text whose tokens the model reads first, so many at most (0: 8192), to see the magnitudes
+     * of what products are given. NULL: none is needed. */
+    const char *calibration; /* a file */
+    int64_t calibration_tokens;
+    /* 0 … 1: how much of the inputs' range is moved into the weights (Xiao et al. 2022,
+     * SmoothQuant): factors max|x|^smooth / max|W|^(1−smooth) a column, taken from the norm before
+     * the product, so that nobody need know of them. 0: none. Wants a calibration. */
+    float smooth;
+    /* The same for inputs that no norm makes; the file then is one of this library alone. */
+    bool smooth_all;
+    /* 8 bits: input columns whose largest magnitude is more than so many times the median column's
+     * keep their weights as bf16 (Dettmers et al. 2022, LLM.int8()); the file then is one of this
+     * library alone. 0: none. Wants a calibration. */
+    float outliers;
+    void (*on_progress)(const ds_quantise_progress *progress, void *context); /* may be NULL */
+    void *context;
+} ds_quantise_opts;
+
+typedef struct ds_quantise_report {
+    size_t bytes_before, bytes_after; /* of all tensors */
+    size_t n_quantised, n_smoothed;   /* matrices */
+    int64_t n_outliers;               /* columns kept, all matrices together */
+} ds_quantise_report;
+
+/* Writes a folder with the weights of a trained model's (a Hugging Face folder, or a run's newest
+ * checkpoint) quantised, in the format of compressed-tensors, tokenizer and all beside them. A
+ * crash leaves no folder of that name. DS_INVALID when `to` exists or options do not fit,
+ * DS_UNSUPPORTED for a model that is quantised already or is no folder. */
+DS_API ds_status ds_model_quantise(const char *from, const char *to, ds_quantise_opts opts,
+                                   ds_quantise_report *report);
+
 /* ---- many requests at once ------------------------------------------------------------------- */
 
 /* Answers requests of any number of threads: their tokens go through the model together (continuous

@@ -42,6 +42,11 @@ typedef bool ds_quantised_lookup(const char *param, int64_t n_in, const void *co
 /* Products with quantised parameters over their codes. After precision, before stored. */
 ds_graph *ds_pass_quantise(const ds_graph *g, ds_quantised_lookup *find, const void *context);
 
+/* Adds for each product with a parameter the output DS_RANGE_PREFIX and its name, f32 [in]: the
+ * largest magnitude in each column of the input. Outputs there were stay. */
+ds_graph *ds_pass_observe(const ds_graph *g);
+#define DS_RANGE_PREFIX "range/"
+
 /* Attention as products, mask and softmax over a score matrix in memory: for comparison with the
  * fused op. Before autodiff. */
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
