@@ -1,11 +1,14 @@
 /* deepseek-generate: text out of a trained model. */
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "cli/numbers.h"
 #include "base/log.h"
 #include "deepseek/inference.h"
@@ -28,14 +31,24 @@ static const char USAGE[] =
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
     "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
     "      --seed N            of the draw (default 1)\n"
-    "      --precision NAME    fp32 (default) or bf16\n"
+    "      --dtype NAME        weights in memory: auto (default: as the files have them), f32,\n"
+    "                          bf16, f16; or quantised while loading: int8 (inputs of products\n"
+    "                          too), w8a16 (weights only), int4, int4-32, int4-128 (groups of 64,\n"
+    "                          32, 128 columns); a quantised folder stays as it is\n"
+    "      --precision NAME    of what is computed: fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
+    "      --perplexity FILE   instead of writing: how well the model predicts a text; -n N goes\n"
+    "                          through N tokens at most (default: all)\n"
+    "      --window N          of tokens that see each other then (default 512)\n"
+    "      --likeliest FILE    writes there, a line for each token, the id of the likeliest next\n"
     "  -v, --verbose           rate and times on standard error\n"
     "  -h, --help              this text\n";
 
 typedef struct request {
-    const char *model, *tokenizer, *prompt, *device;
+    const char *model, *tokenizer, *prompt, *device, *dtype;
+    const char *scored, *likeliest; /* files: what is to be predicted; where guesses go */
+    int64_t window;
     int64_t max_tokens;
     ds_sampling sampling;
     ds_precision precision;
@@ -62,7 +75,7 @@ static void show_log(ds_log_level level, const char *line, void *context) {
 
 static ds_status open_session(const request *r, session *s) {
     const ds_model_opts opts = {
-        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer};
+        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer, .dtype = r->dtype};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
@@ -157,6 +170,58 @@ static ds_status generate(const request *r, session *s, const char *prompt) {
     return status;
 }
 
+/* ---- how well a text is predicted ------------------------------------------------------------ */
+
+static ds_status write_ids(const char *path, const int32_t *ids, int64_t n) {
+    FILE *file = fopen(path, "w");
+    bool done = file != NULL;
+    for (int64_t i = 0; done && i < n; i++)
+        done = fprintf(file, "%d\n", ids[i]) > 0;
+    if (file && fclose(file) != 0)
+        done = false;
+    return done ? DS_OK : ds_fail(DS_IO, "%s: cannot be written", path);
+}
+
+static bool show_score(const ds_text_score *so_far, void *context) {
+    if (((const request *)context)->verbose)
+        fprintf(stderr, "%lld tokens, perplexity %.4f\n", (long long)so_far->n_scored,
+                exp(so_far->loss / (double)so_far->n_predicted));
+    return true;
+}
+
+static ds_status score_ids(request *r, session *s, const int32_t *ids, int64_t n) {
+    int32_t *likeliest = r->likeliest ? ds_malloc((size_t)n * sizeof *likeliest) : NULL;
+    if (r->likeliest && !likeliest)
+        return DS_OUT_OF_MEMORY;
+    const ds_score_opts opts = {
+        .window = r->window, .precision = r->precision, .on_window = show_score, .context = r};
+    ds_text_score score;
+    ds_status status = ds_model_score_text(s->model, ids, n, opts, likeliest, &score);
+    if (status == DS_OK) {
+        printf("perplexity %.4f over %lld tokens\n", exp(score.loss / (double)score.n_predicted),
+               (long long)score.n_predicted);
+        if (likeliest)
+            status = write_ids(r->likeliest, likeliest, score.n_scored);
+    }
+    free(likeliest);
+    return status;
+}
+
+static ds_status score_file(request *r, session *s) {
+    enum { MOST_MIB = 1024 };
+    char *text = NULL;
+    int32_t *ids = NULL;
+    size_t size = 0, n = 0;
+    DS_TRY(ds_file_read(r->scored, (size_t)MOST_MIB << 20, &text, &size));
+    ds_status status = ds_tokenizer_encode(s->tokenizer, text, size, &ids, &n);
+    free(text);
+    const int64_t most = r->max_tokens < 0 ? (int64_t)n : r->max_tokens;
+    if (status == DS_OK)
+        status = score_ids(r, s, ids, (int64_t)n < most ? (int64_t)n : most);
+    free(ids);
+    return status;
+}
+
 static char *read_stdin(void) {
     size_t size = 0, capacity = 1 << 16;
     char *text = malloc(capacity);
@@ -189,7 +254,20 @@ static float real(const char *option, const char *text, double low, double high)
     return (float)value;
 }
 
-enum { TOKENIZER = 256, TEMPERATURE, TOP_K, TOP_P, SEED, PRECISION, DEVICE, THREADS };
+enum {
+    TOKENIZER = 256,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    SEED,
+    DTYPE,
+    PRECISION,
+    DEVICE,
+    THREADS,
+    SCORED,
+    WINDOW,
+    LIKELIEST
+};
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
@@ -201,9 +279,13 @@ static int parse(int argc, char **argv, request *r) {
                                             {"top-k", required_argument, NULL, TOP_K},
                                             {"top-p", required_argument, NULL, TOP_P},
                                             {"seed", required_argument, NULL, SEED},
+                                            {"dtype", required_argument, NULL, DTYPE},
                                             {"precision", required_argument, NULL, PRECISION},
                                             {"device", required_argument, NULL, DEVICE},
                                             {"threads", required_argument, NULL, THREADS},
+                                            {"perplexity", required_argument, NULL, SCORED},
+                                            {"window", required_argument, NULL, WINDOW},
+                                            {"likeliest", required_argument, NULL, LIKELIEST},
                                             {"verbose", no_argument, NULL, 'v'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
@@ -219,6 +301,10 @@ static int parse(int argc, char **argv, request *r) {
         case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
         case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
+        case SCORED: r->scored = optarg; break;
+        case WINDOW: r->window = whole("--window", optarg, 2, INT32_MAX); break;
+        case LIKELIEST: r->likeliest = optarg; break;
+        case DTYPE: r->dtype = optarg; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
                 fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");
@@ -240,19 +326,25 @@ static int parse(int argc, char **argv, request *r) {
 
 int main(int argc, char **argv) {
     request r = {.device = "cpu",
-                 .max_tokens = 200,
+                 .max_tokens = -1,
                  .precision = DS_PRECISION_FULL,
                  .sampling = {.temperature = 0.8f, .top_k = 40, .seed = 1}};
     const int early = parse(argc, argv, &r);
     if (early >= 0)
         return early;
-    char *input = r.prompt ? NULL : read_stdin();
+    if (r.likeliest && !r.scored) {
+        fputs("deepseek-generate: --likeliest goes with --perplexity\n", stderr);
+        return 2;
+    }
+    if (r.max_tokens < 0 && !r.scored)
+        r.max_tokens = 200;
+    char *input = r.prompt || r.scored ? NULL : read_stdin();
     const char *prompt = r.prompt ? r.prompt : input ? input : "";
     static session s;
     ds_log_to(show_log, NULL);
     ds_status status = open_session(&r, &s);
     if (status == DS_OK)
-        status = generate(&r, &s, prompt);
+        status = r.scored ? score_file(&r, &s) : generate(&r, &s, prompt);
     close_session(&s);
     free(input);
     return status == DS_OK ? 0 : fail();

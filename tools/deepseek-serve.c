@@ -36,7 +36,11 @@ static const char USAGE[] =
     "                            of the machine cannot see\n"
     "      --tls-cert FILE       PEM certificate and\n"
     "      --tls-key FILE        key: serve HTTPS\n"
-    "      --precision NAME      fp32 (default) or bf16\n"
+    "      --dtype NAME          weights in memory: auto (default: as the files have them), f32,\n"
+    "                            bf16, f16; or quantised while loading: int8 (inputs of\n"
+    "                            products too), w8a16 (weights only), int4, int4-32, int4-128\n"
+    "                            (groups of 64, 32, 128 columns); a quantised folder stays so\n"
+    "      --precision NAME      of what is computed: fp32 (default) or bf16\n"
     "      --device NAME         cpu (default) or ref\n"
     "      --threads N           default: all cores\n"
     "      --max-batch N         requests computed together (default 32)\n"
@@ -105,6 +109,7 @@ enum {
     API_KEY,
     TLS_CERT,
     TLS_KEY,
+    DTYPE,
     PRECISION,
     DEVICE,
     THREADS,
@@ -126,6 +131,7 @@ static const struct option options[] = {
     {"api-key", required_argument, NULL, API_KEY},
     {"tls-cert", required_argument, NULL, TLS_CERT},
     {"tls-key", required_argument, NULL, TLS_KEY},
+    {"dtype", required_argument, NULL, DTYPE},
     {"precision", required_argument, NULL, PRECISION},
     {"device", required_argument, NULL, DEVICE},
     {"threads", required_argument, NULL, THREADS},
@@ -171,6 +177,7 @@ static bool set_option(request *r, int o, const char *text) {
     case TLS_CERT: r->tls_cert = text; break;
     case TLS_KEY: r->tls_key = text; break;
     case PRECISION: r->server.executor.precision = precision(text); break;
+    case DTYPE: r->model_opts.dtype = text; break;
     case DEVICE: r->model_opts.device = text; break;
     case THREADS: r->model_opts.n_threads = (int)whole("--threads", text, 1, 4096); break;
     case 'v': r->verbose = true; break;

@@ -45,6 +45,9 @@ typedef struct ds_sampling {
 } ds_sampling;
 
 typedef struct ds_generator ds_generator;
+/* Forms that answers must have: deepseek/grammar.h. */
+typedef struct ds_grammar ds_grammar;
+typedef struct ds_grammar_cursor ds_grammar_cursor;
 
 /* For the parameters of this state (their programs share it). capacity: tokens that the cache
  * holds, prompt and answer together; at most config->max_seq_len. */
@@ -57,6 +60,11 @@ DS_API void ds_generator_reset(ds_generator *generator);
 /* Appends n tokens. DS_INVALID when an id is no token or the cache would overflow; then nothing was
  * appended. */
 DS_API ds_status ds_generator_feed(ds_generator *generator, const int32_t *ids, int64_t n);
+/* From now on next draws only tokens that the cursor allows, and moves it; NULL: any again. Tokens
+ * of end_tokens [n_end_tokens] may be drawn where the text can end. DS_NOT_FOUND is next's answer
+ * where it must. All is borrowed; what is fed does not move the cursor. */
+DS_API void ds_generator_constrain(ds_generator *generator, ds_grammar_cursor *cursor,
+                                   const int32_t *end_tokens, size_t n_end_tokens);
 /* Draws the next token after what was fed. It is appended by the next call of next or feed. The
  * draw depends on logits, seed and position alone. DS_NOT_FOUND when the cache is full, DS_NUMERIC
  * when the logits are not numbers. */
@@ -82,6 +90,13 @@ typedef struct ds_model_opts {
     const char *device;    /* NULL: "cpu" */
     int n_threads;         /* 0: as many as there are cores */
     const char *tokenizer; /* its file or folder; NULL: beside the model */
+    /* How matrices are kept in memory: "auto" (NULL: the same) as the file has them, "f32", "bf16",
+     * "f16"; or quantised while loading, one after the other: "int8" (8 bits, as are the inputs of
+     * their products), "w8a16" (8 bits, inputs as they are), "int4", "int4-32", "int4-128" (4 bits,
+     * groups of 64, 32, 128 columns), but for embeddings and gates. Weights that the file has
+     * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
+     * and nothing is read before it is needed: the file must not change while the model is open. */
+    const char *dtype;
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
@@ -100,6 +115,28 @@ DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NUL
 DS_API const char *ds_model_get_name(const ds_model *model);
 /* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
 DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
+
+/* How well a model predicts a text. Perplexity is exp(loss / n_predicted). */
+typedef struct ds_text_score {
+    double loss; /* Σ −log probability of each predicted token, natural logarithm */
+    int64_t n_predicted;
+    int64_t n_scored; /* tokens gone through, the first of each window included */
+} ds_text_score;
+
+typedef struct ds_score_opts {
+    int64_t window; /* tokens that see each other; 0: 512, or the longest the model takes */
+    ds_precision precision;
+    /* After each window; false: enough. May be NULL. */
+    bool (*on_window)(const ds_text_score *so_far, void *context);
+    void *context;
+} ds_score_opts;
+
+/* Goes through tokens [n] in windows that follow one another, each predicted without those before;
+ * what is left after the last whole window is not counted. likeliest: [n] or NULL; after each token
+ * gone through the one that the model thinks most likely to come. DS_INVALID when there is not one
+ * window, or a token is none. */
+DS_API ds_status ds_model_score_text(ds_model *model, const int32_t *tokens, int64_t n,
+                                     ds_score_opts opts, int32_t *likeliest, ds_text_score *out);
 
 /* ---- many requests at once ------------------------------------------------------------------- */
 
@@ -127,6 +164,13 @@ typedef enum ds_finish {
     DS_FINISH_ERROR,
 } ds_finish;
 
+enum { DS_MOST_TOP_LOGPROBS = 20 };
+
+typedef struct ds_token_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, before penalties */
+} ds_token_logprob;
+
 /* What a request tells of itself. */
 typedef struct ds_event {
     uint64_t request;
@@ -135,6 +179,8 @@ typedef struct ds_event {
     float logprob;     /* of the token, natural logarithm, before penalties; 0 if not asked for */
     ds_finish finish;  /* of the last event, which has no token */
     const char *error; /* with DS_FINISH_ERROR; borrowed */
+    const ds_token_logprob *top; /* [n_top] likeliest tokens at its place, likeliest first; */
+    int n_top;                   /* borrowed until the call returns */
 } ds_event;
 
 typedef struct ds_request {
@@ -144,12 +190,20 @@ typedef struct ds_request {
     ds_sampling sampling;
     const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
     size_t n_stop_tokens;
-    bool logprobs; /* tell each token's probability */
-    int priority;  /* higher ones first */
+    bool logprobs;    /* tell each token's probability */
+    int top_logprobs; /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
+    int priority;     /* higher ones first */
+    /* Called by the executor before each draw with the logits [n], penalties and biases applied;
+     * it may change them: -INFINITY forbids a token, and where all are forbidden the request fails.
+     * answer: the tokens drawn so far, so that a grammar learns of each as the next is due.
+     * Must not wait. NULL: none. */
+    void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context);
+    ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
     /* Called from the executor's thread for each token, then once with `finish`; must not wait.
      * NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);
-    void *context;
+    void *context; /* of both */
 } ds_request;
 
 typedef struct ds_answer {

@@ -78,6 +78,7 @@ typedef struct ds_model_config {
     float router_loss_weight;     /* of the load-balancing loss */
     int64_t type_vocab_size;      /* BERT: segments */
     int64_t bos_token, eos_token; /* -1: none */
+    bool int8_inputs; /* the files' weights are 8 bits for products with inputs of 8 bits */
 } ds_model_config;
 
 typedef struct ds_model_preset_info {

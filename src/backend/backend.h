@@ -48,6 +48,7 @@ typedef struct ds_backend_ops {
     const ds_kernel *(*find_kernel)(ds_backend *b, const ds_node *node);
     /* The backend's own rewrites, after all other passes; NULL: none. */
     ds_graph *(*lower)(ds_backend *b, const ds_graph *g);
+    bool reads_host_memory; /* kernels may be given any memory of this process */
 } ds_backend_ops;
 
 struct ds_backend {

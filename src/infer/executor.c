@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "infer/draw.h"
 #include "infer/scheduler.h"
 
 enum { BLOCK_SIZE = 16, DEFAULT_BATCH = 32, DEFAULT_QUEUE = 1024, DEFAULT_STEP = 256 };
@@ -83,52 +84,6 @@ static void fail_running(ds_async_executor *e, const char *error) {
 
 /* ---- one step -------------------------------------------------------------------------------- */
 
-static float logprob_of(const float *logits, int64_t n, int32_t token) {
-    float most = logits[0];
-    double sum = 0;
-    for (int64_t i = 1; i < n; i++)
-        most = logits[i] > most ? logits[i] : most;
-    for (int64_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - (double)most);
-    return (float)((double)logits[token] - (double)most - log(sum));
-}
-
-static bool are_numbers(const float *logits, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (isnan(logits[i]))
-            return false;
-    return true;
-}
-
-static bool is_stop(const ds_live_request *r, int32_t token) {
-    for (size_t i = 0; i < r->n_stop_tokens; i++)
-        if (r->stop_tokens[i] == token)
-            return true;
-    return false;
-}
-
-/* The token that follows; how the request goes on. */
-static ds_finish take_token(ds_async_executor *e, ds_live_request *r, float *logits) {
-    const int64_t vocab = e->model->config.vocab_size, n_answer = r->n_tokens - r->n_prompt;
-    float *own = NULL; /* before penalties */
-    if (r->logprobs && (own = ds_malloc((size_t)vocab * sizeof *own)))
-        memcpy(own, logits, (size_t)vocab * sizeof *own);
-    ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt,
-                         r->tokens + r->n_prompt, n_answer);
-    const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
-    const float logprob = own ? logprob_of(own, vocab, token) : 0;
-    free(own);
-    if (is_stop(r, token))
-        return DS_FINISH_STOP;
-    r->tokens[r->n_tokens++] = token;
-    if (r->on_event) {
-        const ds_event event = {
-            .request = r->id, .token = token, .index = n_answer, .logprob = logprob};
-        r->on_event(&event, r->context);
-    }
-    return r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
-}
-
 /* logits: one row for each request whose tokens are all computed, in order. Returns the tokens
  * made.
  */
@@ -139,17 +94,13 @@ static int64_t take_tokens(ds_async_executor *e, float *logits) {
         next = r->next;
         if (r->chunk == 0 || r->computed < r->n_tokens)
             continue;
-        ds_finish finish = DS_FINISH_ERROR;
-        if (are_numbers(logits, vocab))
-            finish = take_token(e, r, logits);
+        const int64_t before = r->n_tokens;
+        const char *error = NULL;
+        const ds_finish finish = ds_draw_next(r, logits, vocab, &error);
         logits += vocab;
-        made += finish == DS_FINISH_NONE || finish == DS_FINISH_LENGTH;
+        made += r->n_tokens - before;
         if (finish != DS_FINISH_NONE)
-            end_running(e, r, finish,
-                        finish == DS_FINISH_ERROR ? "the logits are not numbers: the model's "
-                                                    "parameters are damaged or it was trained to "
-                                                    "infinity"
-                                                  : NULL);
+            end_running(e, r, finish, error);
     }
     return made;
 }
@@ -386,6 +337,9 @@ static ds_status check_request(const ds_async_executor *e, const ds_request *q) 
         if (q->prompt[i] < 0 || q->prompt[i] >= e->model->config.vocab_size)
             return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", q->prompt[i],
                            (long long)e->model->config.vocab_size - 1);
+    if (q->top_logprobs < 0 || q->top_logprobs > DS_MOST_TOP_LOGPROBS)
+        return ds_fail(DS_INVALID, "top_logprobs %d is not in 0 … %d", q->top_logprobs,
+                       DS_MOST_TOP_LOGPROBS);
     if (q->max_tokens < 0)
         return ds_fail(DS_INVALID, "max_tokens %lld is below 0", (long long)q->max_tokens);
     return DS_OK;

@@ -13,6 +13,7 @@
 #include "base/gguf.h"
 #include "base/text.h"
 #include "models/load.h"
+#include "models/storage.h"
 
 /* ---- where it is ----------------------------------------------------------------------------- */
 
@@ -149,6 +150,8 @@ static void find_end_tokens(ds_model *m) {
 }
 
 static ds_status load_parameters(ds_model *m, const ds_model_opts *opts) {
+    const ds_storage *storage = NULL;
+    DS_TRY(ds_storage_find(opts->dtype, &storage));
     DS_TRY(ds_backend_open(opts->device ? opts->device : "cpu",
                            (ds_backend_opts){.n_threads = opts->n_threads}, &m->backend));
     DS_TRY(ds_state_new(m->backend, &m->state));
@@ -160,9 +163,11 @@ static ds_status load_parameters(ds_model *m, const ds_model_opts *opts) {
         ds_model_build_logits(g, &m->config, 1, 1);
     else
         ds_model_build_hidden(g, &m->config, 1, 1);
-    ds_status status = ds_graph_ok(g) ? ds_state_declare(m->state, g) : DS_INVALID;
+    const ds_status status = ds_graph_ok(g)
+                                 ? ds_model_load_stored(m->path, &m->config, g, storage, m->state)
+                                 : DS_INVALID;
     ds_graph_free(g);
-    return status == DS_OK ? ds_model_load(m->path, &m->config, m->state) : status;
+    return status;
 }
 
 ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_model **out) {
@@ -170,6 +175,7 @@ ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_mode
     if (!m)
         return DS_OUT_OF_MEMORY;
     pthread_mutex_init(&m->in_use, NULL);
+    pthread_mutex_init(&m->trie_lock, NULL);
     ds_status status = find_model(path, m->path);
     if (status == DS_OK)
         status = ds_model_config_load(m->path, &m->config);
@@ -193,8 +199,10 @@ void ds_model_free(ds_model *m) {
     ds_embedder_free(m->embedder);
     ds_state_free(m->state);
     ds_backend_close(m->backend);
+    ds_vocab_trie_free(m->trie);
     ds_tokenizer_free(m->tokenizer);
     pthread_mutex_destroy(&m->in_use);
+    pthread_mutex_destroy(&m->trie_lock);
     free(m);
 }
 
@@ -217,4 +225,14 @@ const char *ds_model_get_name(const ds_model *m) {
 const int32_t *ds_model_end_tokens(const ds_model *m, size_t *n) {
     *n = m->n_end_tokens;
     return m->end_tokens;
+}
+
+ds_status ds_model_get_trie(ds_model *m, const ds_vocab_trie **out) {
+    if (!m->tokenizer)
+        return ds_fail(DS_INVALID, "a grammar needs a tokenizer, and the model has none");
+    pthread_mutex_lock(&m->trie_lock);
+    const ds_status status = m->trie ? DS_OK : ds_vocab_trie_new(m->tokenizer, &m->trie);
+    *out = m->trie;
+    pthread_mutex_unlock(&m->trie_lock);
+    return status;
 }

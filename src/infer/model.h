@@ -7,6 +7,7 @@
 
 #include "deepseek/inference.h"
 #include "infer/embed.h"
+#include "infer/vocab_trie.h"
 
 enum { DS_MOST_END_TOKENS = 16 };
 
@@ -22,6 +23,12 @@ struct ds_model {
     bool has_heads;         /* false: a BERT that gives embeddings only */
     pthread_mutex_t in_use; /* by whoever compiles or runs programs over the state */
     ds_embedder *embedder;  /* made by the first call; NULL before */
+    pthread_mutex_t trie_lock;
+    ds_vocab_trie *trie; /* made when the first grammar asks for it */
 };
+
+/* The vocabulary as grammars walk over it; borrowed. DS_INVALID without a tokenizer. Thread-safe.
+ */
+ds_status ds_model_get_trie(ds_model *model, const ds_vocab_trie **out);
 
 #endif

@@ -22,6 +22,10 @@ typedef struct ds_live_request {
     int32_t *stop_tokens;
     size_t n_stop_tokens;
     bool logprobs;
+    int n_top;
+    void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context);
+    ds_grammar_cursor *cursor; /* NULL: any answer */
     void (*on_event)(const ds_event *event, void *context);
     void *context;
     struct ds_live_request *next_in_chain;   /* of the table of ids */

@@ -439,6 +439,7 @@ static ds_status read_config(const json_t *root, const char *path, ds_model_conf
         DS_TRY(read_key(root, path, k, out));
     DS_TRY(ds_hf_read_rope(root, path, out));
     DS_TRY(read_routing(root, path, out));
+    DS_TRY(ds_hf_read_quantisation(root, path, out));
     fill_in(out);
     const ds_status status = ds_model_config_check(out);
     return status == DS_OK ? DS_OK : ds_fail_within(status, "%s", path);

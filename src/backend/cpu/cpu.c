@@ -12,6 +12,7 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_matmul,
     &ds_cpu_grouped_matmul,
     &ds_cpu_grouped_matmul_weight,
+    &ds_cpu_quantised_matmul,
     &ds_cpu_conv2d,
     &ds_cpu_conv2d_input_grad,
     &ds_cpu_conv2d_weight_grad,
@@ -96,6 +97,7 @@ static const ds_backend_ops cpu_ops = {
     .stream_wait = ds_host_stream_wait,
     .peak_flops = peak_flops,
     .find_kernel = find_kernel,
+    .reads_host_memory = true,
 };
 
 ds_status ds_backend_open_cpu(ds_backend_opts opts, ds_backend **out) {

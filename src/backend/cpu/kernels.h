@@ -30,6 +30,8 @@ extern const ds_kernel ds_cpu_paged_write, ds_cpu_paged_attention;
 extern const ds_kernel ds_cpu_rotary, ds_cpu_dropout;
 /* matmul.c, grouped_matmul.c, conv.c */
 extern const ds_kernel ds_cpu_matmul, ds_cpu_grouped_matmul, ds_cpu_grouped_matmul_weight;
+/* quantised_matmul.c */
+extern const ds_kernel ds_cpu_quantised_matmul;
 extern const ds_kernel ds_cpu_conv2d, ds_cpu_conv2d_input_grad, ds_cpu_conv2d_weight_grad;
 
 /* The inner loops in use. */

@@ -151,6 +151,7 @@ static const ds_backend_ops ref_ops = {
     .event_record = ds_host_event_record,
     .stream_wait = ds_host_stream_wait,
     .find_kernel = find_kernel,
+    .reads_host_memory = true,
 };
 
 ds_status ds_backend_open_ref(ds_backend_opts opts, ds_backend **out) {

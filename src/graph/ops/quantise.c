@@ -5,6 +5,7 @@
  * there quantises to 0. A NaN quantises to 0 as an integer, which has no NaN; fake_quantise keeps
  * it, so that training sees it. */
 #include <math.h>
+#include <string.h>
 
 #include "graph/ops/ops.h"
 
@@ -184,3 +185,37 @@ const ds_op ds_op_fake_quantise_grad = {
     .shape = fake_grad_shape,
     .reference = fake_grad_reference,
 };
+
+/* ---- straight_through: the value of one, the gradient of another -------------------------------
+ */
+
+static ds_status through_shape(const ds_node *node, ds_type *results) {
+    if (!ds_type_equal(&node->inputs[0]->type, &node->inputs[1]->type))
+        return ds_fail(DS_INVALID, "value and surrogate must be of one type");
+    results[0] = node->inputs[0]->type;
+    return DS_OK;
+}
+
+static void through_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults,
+                             ds_node **dinputs) {
+    (void)g;
+    (void)node;
+    dinputs[1] = dresults[0];
+}
+
+static void through_reference(const ds_kernel_args *args) {
+    const ds_tensor *x = &args->inputs[0];
+    memcpy(args->outputs[0].data, x->data, (size_t)ds_count(x->dims, x->rank) * sizeof(float));
+}
+
+const ds_op ds_op_straight_through = {
+    .name = "straight_through",
+    .precision = DS_PRECISION_FOLLOW,
+    .shape = through_shape,
+    .gradient = through_gradient,
+    .reference = through_reference,
+};
+
+ds_node *ds_graph_straight_through(ds_graph *g, ds_node *value, ds_node *surrogate) {
+    return ds_graph_add_node(g, &ds_op_straight_through, NULL, (ds_node *[]){value, surrogate}, 2);
+}
