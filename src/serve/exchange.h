@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "serve/answer.h"
+#include "serve/embeddings.h"
 #include "serve/metrics.h"
 #include "serve/prompt.h"
 #include "serve/server.h"
@@ -37,7 +38,8 @@ struct ds_exchange {
 struct ds_server {
     struct MHD_Daemon *daemon;
     ds_model *model;
-    ds_async_executor *executor;
+    ds_async_executor *executor; /* NULL: the model gives embeddings only */
+    ds_embedding_worker *embeddings;
     ds_server_opts opts;
     const char *name;
     ds_prompt_format format;
@@ -60,6 +62,11 @@ void ds_exchange_release(ds_exchange *x);
 
 /* Hands the parsed request to the executor; the tokens are copied. */
 ds_status ds_exchange_submit(ds_exchange *x, const int32_t *prompt, int64_t n_prompt);
+/* For work that is not the executor's: it counts as at work, with a reference, until it is
+ * completed by the whole body of its answer, which is taken over. */
+void ds_exchange_begin(ds_exchange *x);
+void ds_exchange_complete(ds_exchange *x, unsigned code, ds_text *body);
+bool ds_exchange_is_done(ds_exchange *x); /* perhaps early */
 /* Ends it early: with a message for the client, or (NULL) with nothing, when the client is gone.
  * Returns whether it was still at work. */
 bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type);
