@@ -101,10 +101,11 @@ typedef struct ds_model_opts {
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
- * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder
- * is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are
- * any, each file once as long as it does not change (base/verified.h). DS_NOT_FOUND says where was
- * looked. */
+ * deepseek-train (its newest whole checkpoint), a .gguf, a llama2.c .bin, or a preset's name, whose
+ * folder is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where
+ * there are any, each file once as long as it does not change (base/verified.h). DS_NOT_FOUND says
+ * where was looked. A BERT without the heads of its pre-training is good for embeddings
+ * (embeddings.h). */
 DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
                                           ds_model **out);
 DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */

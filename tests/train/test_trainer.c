@@ -35,6 +35,24 @@ static void test_the_loss_falls(void **state) {
     free(loss);
 }
 
+/* A step too small to change anything leaves the same model, which validation rates without
+ * dropout. */
+static void test_validation_drops_nothing(void **state) {
+    (void)state;
+    double *plain = NULL, *dropping = NULL;
+    const char *const without[] = {"training.steps=1", "optimizer.learning_rate=1e-12",
+                                   "model.dropout=0"};
+    const char *const with[] = {"training.steps=1", "optimizer.learning_rate=1e-12",
+                                "model.dropout=0.5"};
+    run("without_dropout", without, 3);
+    run("with_dropout", with, 3);
+    assert_int_equal(recorded("without_dropout", "validation/loss", NULL, &plain), 1);
+    assert_int_equal(recorded("with_dropout", "validation/loss", NULL, &dropping), 1);
+    assert_true(fabs(plain[0] - dropping[0]) < 1e-6);
+    free(plain);
+    free(dropping);
+}
+
 static void test_resuming_is_bitwise(void **state) {
     (void)state;
     const char *const whole[] = {"checkpoint.interval=10"};
@@ -306,6 +324,7 @@ static void test_wrong_data_is_refused_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_validation_drops_nothing),
         cmocka_unit_test(test_resuming_is_bitwise),
         cmocka_unit_test(test_experts_are_saved_one_by_one),
         cmocka_unit_test(test_the_batch_follows_utilisation),
