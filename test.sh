@@ -40,6 +40,7 @@ run_fuzzers() {
     seed fuzz_config configs/*.yaml
     seed fuzz_model tests/data/goldens/*/config.json
     seed fuzz_safetensors tests/data/safetensors/*.safetensors
+    seed fuzz_store tests/data/store/*.bin
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue
         say "fuzzing: $fuzzer"
