@@ -94,10 +94,11 @@ static float logprob_of(const float *logits, int64_t n, int32_t token) {
 }
 
 static bool are_numbers(const float *logits, int64_t n) {
+    int found = 0;
+#pragma omp simd reduction(| : found)
     for (int64_t i = 0; i < n; i++)
-        if (isnan(logits[i]))
-            return false;
-    return true;
+        found |= logits[i] != logits[i];
+    return !found;
 }
 
 static bool is_stop(const ds_live_request *r, int32_t token) {
