@@ -319,6 +319,21 @@ DS_API ds_node *ds_graph_conv2d(ds_graph *g, ds_node *x, ds_node *weight, ds_nod
 DS_API ds_node *ds_graph_quantise(ds_graph *g, ds_node *x, ds_node *scale);
 /* q · scale in `dtype`; q is i8 or i32. */
 DS_API ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype dtype);
+
+typedef struct ds_quantised_matmul_opts {
+    int64_t group;   /* columns that share a scale, a multiple of 8 for i32; 0 = all */
+    bool int8_input; /* x is quantised as well, each row with its largest magnitude / 127 as scale */
+} ds_quantised_matmul_opts;
+
+/* x · Wᵀ, where W [out, in] is codes · scale.
+ *   x: floats [..., in]
+ *   codes: i8 [out, in]; or i32 [out, ⌈in/8⌉], eight columns of four bits in a word, the first in
+ *          its lowest bits, each with 8 added (as in files of compressed-tensors)
+ *   scale: floats [out, ⌈in/group⌉]
+ * int8_input wants i8 codes and one scale a row. Returns [..., out], dtype of x. Not
+ * differentiable. */
+DS_API ds_node *ds_graph_quantised_matmul(ds_graph *g, ds_node *x, ds_node *codes, ds_node *scale,
+                                          ds_quantised_matmul_opts opts);
 /* dequantise(quantise(x)), gradient passed straight through where x was not clamped
  * (Jacob et al. 2018). */
 DS_API ds_node *ds_graph_fake_quantise(ds_graph *g, ds_node *x, ds_node *scale);

@@ -6,10 +6,15 @@
 #include "base/text.h"
 
 static const ds_storage storages[] = {
-    {"auto", DS_DTYPES},
-    {"f32", DS_F32},
-    {"bf16", DS_BF16},
-    {"f16", DS_F16},
+    {.name = "auto", .dtype = DS_DTYPES},
+    {.name = "f32", .dtype = DS_F32},
+    {.name = "bf16", .dtype = DS_BF16},
+    {.name = "f16", .dtype = DS_F16},
+    {.name = "int8", .dtype = DS_DTYPES, .weights = {.bits = 8}, .inputs = DS_INPUTS_INT8},
+    {.name = "w8a16", .dtype = DS_DTYPES, .weights = {.bits = 8}, .inputs = DS_INPUTS_FLOAT},
+    {.name = "int4", .dtype = DS_DTYPES, .weights = {.bits = 4, .group = 64}},
+    {.name = "int4-32", .dtype = DS_DTYPES, .weights = {.bits = 4, .group = 32}},
+    {.name = "int4-128", .dtype = DS_DTYPES, .weights = {.bits = 4, .group = 128}},
 };
 enum { N_STORAGES = sizeof storages / sizeof *storages };
 

@@ -1,6 +1,7 @@
 /* Tensors that outlive a run, by name: parameters, gradients, optimizer state, caches. */
 #include "program/state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +34,7 @@ struct ds_state {
     size_t n_derived, derived_capacity;
     owner *owners;
     size_t n_owners, owners_capacity;
-    bool is_read_only;
+    bool is_read_only, int8_inputs;
     uint64_t version;
 };
 
@@ -294,14 +295,33 @@ ds_status ds_state_write(ds_state *state, const char *name, const void *data, si
     return b->ops->synchronise(b, NULL);
 }
 
+/* Bytes [offset, +size) of an entry. */
+static ds_status read_part(const ds_state *state, const entry *e, size_t offset_bytes, void *data,
+                           size_t size_bytes) {
+    if (!e->memory)
+        return ds_fail(DS_INVALID, "\"%s\" is declared but has no memory yet", e->public.name);
+    ds_backend *b = state->backend;
+    const char *from = (const char *)e->memory + offset_bytes;
+    DS_TRY(b->ops->copy(b, DS_TO_HOST, data, from, size_bytes, NULL));
+    return b->ops->synchronise(b, NULL);
+}
+
 ds_status ds_state_read(const ds_state *state, const char *name, void *data, size_t size_bytes) {
     entry *e = NULL;
     DS_TRY(find_sized(state, name, size_bytes, &e));
-    if (!e->memory)
-        return ds_fail(DS_INVALID, "\"%s\" is declared but has no memory yet", name);
-    ds_backend *b = state->backend;
-    DS_TRY(b->ops->copy(b, DS_TO_HOST, data, e->memory, size_bytes, NULL));
-    return b->ops->synchronise(b, NULL);
+    return read_part(state, e, 0, data, size_bytes);
+}
+
+ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes, void *data,
+                           size_t size_bytes) {
+    const int64_t i = ds_state_find(state, name);
+    if (i < 0)
+        return ds_fail(DS_NOT_FOUND, "the state has no tensor \"%s\"", name);
+    const entry *e = &state->entries[i];
+    if (offset_bytes > e->size_bytes || size_bytes > e->size_bytes - offset_bytes)
+        return ds_fail(DS_INVALID, "\"%s\": bytes [%zu, +%zu) of %zu", name, offset_bytes,
+                       size_bytes, e->size_bytes);
+    return read_part(state, e, offset_bytes, data, size_bytes);
 }
 
 /* ---- parameters as their files have them ------------------------------------------------------
@@ -312,6 +332,53 @@ ds_status ds_state_declare_stored(ds_state *state, const ds_node *param, ds_dtyp
         return ds_fail(DS_INVALID, "\"%s\" is in the state already", param->name);
     state->is_read_only = state->is_read_only || dtype != DS_F32;
     return add_entry(state, param, dtype);
+}
+
+ds_status ds_state_declare_tensor(ds_state *state, const char *name, const ds_type *type) {
+    const ds_node leaf = {.op = &ds_op_param, .name = name, .type = *type};
+    return ds_state_declare_stored(state, &leaf, type->dtype);
+}
+
+void ds_state_quantise_inputs(ds_state *state, bool quantise) {
+    state->int8_inputs = quantise;
+}
+
+/* The entry NAME + suffix, NULL if there is none. */
+static const ds_state_entry *find_beside(const ds_state *state, const char *param,
+                                         const char *suffix) {
+    char name[512];
+    if ((size_t)snprintf(name, sizeof name, "%s%s", param, suffix) >= sizeof name)
+        return NULL;
+    const int64_t i = ds_state_find(state, name);
+    return i < 0 ? NULL : &state->entries[i].public;
+}
+
+int64_t ds_state_group_size(int64_t n_in, int64_t n) {
+    if (n <= 1)
+        return n_in;
+    for (int64_t size = 8; size < n_in; size *= 2)
+        if ((n_in + size - 1) / size == n)
+            return size;
+    return n_in % n == 0 ? n_in / n : 0;
+}
+
+bool ds_state_find_quantised(const char *param, int64_t n_in, const void *context,
+                             ds_quantised_weight *out) {
+    const ds_state *state = context;
+    const ds_state_entry *codes = find_beside(state, param, DS_PACKED_WEIGHT);
+    codes = codes ? codes : find_beside(state, param, DS_WEIGHT_CODES);
+    const ds_state_entry *scale = find_beside(state, param, DS_WEIGHT_SCALE);
+    if (!codes || !scale)
+        return false;
+    const ds_state_entry *outliers = find_beside(state, param, DS_OUTLIERS);
+    *out = (ds_quantised_weight){.dtype = codes->dtype,
+                                 .scale_dtype = scale->dtype,
+                                 .group = ds_state_group_size(n_in, scale->dims[1]),
+                                 .n_outliers = outliers ? outliers->dims[1] : 0,
+                                 .has_factor = find_beside(state, param, DS_INPUT_FACTOR) != NULL,
+                                 .int8_input = state->int8_inputs && codes->dtype == DS_I8 &&
+                                               scale->dims[1] == 1};
+    return true;
 }
 
 ds_dtype ds_state_stored_dtype(const ds_state *state, const char *name) {

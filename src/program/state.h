@@ -3,6 +3,7 @@
 #define DS_PROGRAM_STATE_H
 
 #include "backend/backend.h"
+#include "passes/passes.h"
 
 /* A value computed from parameters alone (a cast), shared by all programs of the
  * state and made anew when the parameters have changed. */
@@ -25,6 +26,17 @@ size_t ds_state_entry_size(const ds_state_entry *entry);
 /* Makes room for a parameter in another float type than its leaf's f32. Programs of the state read
  * it as it is (passes/stored.c); it cannot be trained. */
 ds_status ds_state_declare_stored(ds_state *state, const ds_node *param, ds_dtype dtype);
+/* Makes room for a tensor that stands for a parameter of which there is no leaf: codes and scales
+ * of a quantised one (passes/passes.h). */
+ds_status ds_state_declare_tensor(ds_state *state, const char *name, const ds_type *type);
+/* A ds_quantised_lookup of a state. */
+bool ds_state_find_quantised(const char *param, int64_t n_in, const void *state,
+                             ds_quantised_weight *out);
+/* Columns of n_in that share one of n scales, the last ones perhaps fewer: a power of two if that
+ * is possible, since such are published; else as many as divide the columns; 0 if none fits. */
+int64_t ds_state_group_size(int64_t n_in, int64_t n);
+/* Products with 8-bit weights quantise their inputs too. */
+void ds_state_quantise_inputs(ds_state *state, bool quantise);
 /* The type that a parameter of this name is kept in; DS_F32 if there is none. */
 ds_dtype ds_state_stored_dtype(const ds_state *state, const char *name);
 /* Whether some parameter is kept in another type than f32, or borrowed: it cannot be trained. */

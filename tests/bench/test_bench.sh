@@ -40,6 +40,9 @@ cases="$(grep -c . "$work/cases")" rows="$(table kernels | grep -c '%')"
 [ "$rows" -eq $((cases + 1)) ] || { echo "FAILED: $rows rows of $cases cases"; table kernels; failures=$((failures + 1)); }
 expect "the peer of a kernel" 'adamw f32 1048576 .*10\.00 s' "$(table kernels)"
 
+printf '{"weights": "bf16", "perplexity": 20, "tokens": 100, "same": 0.99}\n{"weights": "int8", "perplexity": 20.1, "tokens": 100, "same": 0.9}\n' >"$work/lines"
+expect "what 8 bits cost" 'int8 +20\.1000 +\+0\.50% +90\.0%' "$(table quality)"
+
 "$programs/bench_checkpoint" tiny "$work" 1 >"$work/lines"
 "$programs/bench_startup" ours "gpt2 model" "step 1/" -- printf 'gpt2 model\nx\nstep 1/1\n' >>"$work/lines"
 expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lines")"

@@ -35,6 +35,24 @@ static void test_the_loss_falls(void **state) {
     free(loss);
 }
 
+/* A step too small to change anything leaves the same model, which validation rates without
+ * dropout. */
+static void test_validation_drops_nothing(void **state) {
+    (void)state;
+    double *plain = NULL, *dropping = NULL;
+    const char *const without[] = {"training.steps=1", "optimizer.learning_rate=1e-12",
+                                   "model.dropout=0"};
+    const char *const with[] = {"training.steps=1", "optimizer.learning_rate=1e-12",
+                                "model.dropout=0.5"};
+    run("without_dropout", without, 3);
+    run("with_dropout", with, 3);
+    assert_int_equal(recorded("without_dropout", "validation/loss", NULL, &plain), 1);
+    assert_int_equal(recorded("with_dropout", "validation/loss", NULL, &dropping), 1);
+    assert_true(fabs(plain[0] - dropping[0]) < 1e-6);
+    free(plain);
+    free(dropping);
+}
+
 static void test_resuming_is_bitwise(void **state) {
     (void)state;
     const char *const whole[] = {"checkpoint.interval=10"};
@@ -135,6 +153,41 @@ static void test_experts_are_saved_one_by_one(void **state) {
     for (size_t i = 0; i < ds_safetensors_count(file); i++)
         assert_null(strchr(ds_safetensors_at(file, i)->name, '*'));
     ds_safetensors_close(file);
+}
+
+/* The last recorded learning rate of a run, and how many there are. */
+static double last_rate(const char *folder, size_t *n) {
+    double *rates = NULL;
+    *n = recorded(folder, "learning_rate", NULL, &rates);
+    const double last = *n > 0 ? rates[*n - 1] : 0;
+    free(rates);
+    return last;
+}
+
+/* How many steps fit is the machine's affair; what they are planned for is not. */
+static void test_a_duration_becomes_steps(void **state) {
+    (void)state;
+    size_t steps = 0, again = 0, longer = 0, few = 0;
+    const char *const half_second[] = {"training.duration=500ms", "training.steps=1M",
+                                       "schedule.min_lr_ratio=0.01"};
+    run("timed", half_second, 3);
+    const double rate = last_rate("timed", &steps);
+    assert_in_range(steps, 1, 100000);
+    if (steps > 100) /* the schedule went its whole way */
+        assert_true(rate < 0.02 * 1e-2);
+    run("timed", half_second, 3); /* the number of steps is kept, however fast it goes now */
+    last_rate("timed", &again);
+    assert_int_equal(again, steps);
+    char most[32];
+    snprintf(most, sizeof most, "training.steps=%zu", steps + 2);
+    const char *const more[] = {"training.duration=1h", most}; /* what is reached first ends it */
+    run("timed", more, 2);
+    last_rate("timed", &longer);
+    assert_int_equal(longer, steps + 2);
+    const char *const three[] = {"training.duration=1h", "training.steps=3"};
+    run("timed-few", three, 2);
+    last_rate("timed-few", &few);
+    assert_int_equal(few, 3);
 }
 
 static void test_a_damaged_checkpoint_is_passed_over(void **state) {
@@ -271,10 +324,12 @@ static void test_wrong_data_is_refused_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_validation_drops_nothing),
         cmocka_unit_test(test_resuming_is_bitwise),
         cmocka_unit_test(test_experts_are_saved_one_by_one),
         cmocka_unit_test(test_the_batch_follows_utilisation),
         cmocka_unit_test(test_a_dynamic_batch_resumes_bitwise),
+        cmocka_unit_test(test_a_duration_becomes_steps),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
         cmocka_unit_test(test_no_switch_changes_the_result),

@@ -43,6 +43,15 @@ void SIMD(multiply_strips)(const void *a, const void *b, int64_t depth, void *c,
                            bool adds);
 void SIMD(multiply_strips_i8)(const void *a, const void *b, int64_t depth, void *c,
                               int64_t c_stride, bool adds);
+void SIMD(stream_i8)(const int8_t *w, const int8_t *x, int64_t x_stride, int rows, int64_t k,
+                     int32_t *sums);
+void SIMD(stream_i8_floats)(const int8_t *w, const float *x, int64_t x_stride, int rows, int64_t k,
+                            float *sums);
+int64_t SIMD(arranged_size)(int64_t k);
+void SIMD(arrange_i4)(const float *x, int64_t k, float *to);
+void SIMD(stream_i4)(const ds_stream_i4 *w, const float *x, int64_t x_stride, int rows,
+                     float *sums);
+void SIMD(widen_i4)(const int32_t *words, float *to, int64_t k);
 void SIMD(attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
                   float *out, int64_t n_out);
 void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t end, float scale,

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backend/cpu/stream.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/tiles.h"
 #include "deepseek/graph.h"
@@ -67,6 +68,7 @@ typedef struct ds_simd {
                           float *dx, float *dweight, int64_t n);
 
     ds_strips strips;
+    ds_streams streams;
     ds_tiles tiles; /* of f32 */
     /* One row of attention over scores[first … end), first < end: scales them, raises the running
      * maximum and rescales sum and out accordingly, turns them into weights, adds up their sum.
