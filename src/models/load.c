@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/gguf.h"
 #include "base/half.h"
+#include "base/safetensors.h"
 #include "base/text.h"
 #include "deepseek/safetensors.h"
 #include "graph/ops/ops.h"
@@ -82,8 +83,7 @@ typedef struct loading {
 } loading;
 
 static const ds_safetensor *look_up(const loading *l, const char *name) {
-    const ds_safetensor *t = NULL;
-    return ds_safetensors_find(l->file, name, &t) == DS_OK ? t : NULL;
+    return ds_safetensors_look_up(l->file, name);
 }
 
 static const ds_safetensor *look_up_alias(const loading *l, const char *name) {
@@ -327,14 +327,13 @@ bool ds_model_has_heads(const char *path, const ds_model_config *config) {
     static const char *const wanted[] = {"cls.predictions.transform.dense.weight",
                                          "cls.seq_relationship.weight", "bert.pooler.dense.weight"};
     ds_safetensors *file = NULL;
-    const ds_safetensor *t = NULL;
     if (config->architecture != DS_BERT)
         return true;
     if (ds_gguf_is(path) || ds_safetensors_open(path, &file) != DS_OK)
         return false;
     bool all = true;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        all = all && ds_safetensors_find(file, wanted[i], &t) == DS_OK;
+        all = all && ds_safetensors_look_up(file, wanted[i]);
     ds_safetensors_close(file);
     return all;
 }

@@ -250,6 +250,8 @@ ds_status ds_state_allocate(ds_state *state) {
         if (e->memory)
             continue;
         DS_TRY(b->ops->alloc(b, DS_SPACE_DEVICE, e->size_bytes, &e->memory)); /* zeroed */
+        if (e->public.init.in_parts && b->ops->use_in_parts)
+            b->ops->use_in_parts(b, e->memory, e->size_bytes);
         if (e->public.init.kind == DS_FILL && !starts_as_zeros(&e->public.init))
             DS_TRY(init_entry(state, e, 0));
     }
