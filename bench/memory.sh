@@ -5,6 +5,8 @@
 # Default: GPT-2 124 M at 4 x 256 and 4 x 1024, BERT-large at 4 x 128, the demo model at 16 x 256. The
 # first of them with the longest sequences, or CHOICES="MODEL BATCH SEQ_LEN PRECISION", is used for
 # the table of recomputation and offloading. PYTHON names an interpreter with torch and transformers.
+# VARIANTS="eager" leaves torch.compile out; PEER_BF16=no leaves out PyTorch in bf16, which takes minutes
+# a step on processors without bf16 instructions.
 . "$(dirname "$0")/script.sh"
 choices="${CHOICES:-gpt2-124m 4 1024 bf16}"
 [ $# -gt 0 ] || set -- gpt2-124m 4 256 gpt2-124m 4 1024 bert-large 4 128 demo 16 256
@@ -17,7 +19,8 @@ while [ $# -ge 3 ]; do
         "$programs/bench_train_step" "$1" "$2" "$3" "$precision" --threads "$threads" --steps 1 >>"$lines" ||
             say "$1, $2 x $3, $precision failed"
         [ -n "$peer" ] || continue
-        for variant in eager compiled; do
+        [ "$precision" = fp32 ] || [ "${PEER_BF16:-yes}" = yes ] || continue
+        for variant in ${VARIANTS:-eager compiled}; do
             "$python" bench/peers/pytorch_train.py "$1" "$2" "$3" "$precision" --threads "$threads" --steps 1 \
                 --variants "$variant" | grep '^{' >>"$lines" || say "$variant PyTorch gave no figure"
         done

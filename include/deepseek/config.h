@@ -23,6 +23,12 @@ extern "C" {
 
 /* "from the preset" or "decided later" in fields of which docs/config.md says `auto`. */
 enum { DS_TRAIN_AUTO = -1 };
+#define DS_TRAIN_MOST_STEPS INT64_C(1000000000000000) /* no run has more */
+
+typedef enum ds_train_quantisation {
+    DS_TRAIN_QUANTISATION_NONE,
+    DS_TRAIN_QAT
+} ds_train_quantisation;
 
 typedef enum ds_train_architecture {
     DS_TRAIN_ARCHITECTURE_AUTO = DS_TRAIN_AUTO,
@@ -121,8 +127,10 @@ typedef struct ds_train_config {
         double min_lr_ratio; /* of the learning rate at the end */
     } schedule;
     struct {
-        int64_t steps;  /* auto: given by tokens */
-        int64_t tokens; /* auto: given by steps; where both are given the first reached ends */
+        int64_t steps;     /* auto: given by tokens */
+        int64_t tokens;    /* auto: given by steps; where both are given the first reached ends */
+        double duration_s; /* auto: however long it takes; else as many steps as fit, at most those
+                              given by steps and tokens */
         int micro_batch, gradient_accumulation_steps;
         int64_t global_batch; /* = micro_batch * gradient_accumulation_steps * ranks */
         int64_t seed;
@@ -146,6 +154,11 @@ typedef struct ds_train_config {
         ds_train_offload offload;
         char *offload_path;
     } memory;
+    struct {
+        ds_train_quantisation mode;
+        ds_dtype dtype;       /* of the weights: DS_I8 */
+        ds_dtype activations; /* DS_I8, or DS_F32: as precision has them */
+    } quantization;
     struct {
         bool fused_attention, fuse;
     } kernels;

@@ -45,6 +45,9 @@ typedef struct ds_sampling {
 } ds_sampling;
 
 typedef struct ds_generator ds_generator;
+/* Forms that answers must have: deepseek/grammar.h. */
+typedef struct ds_grammar ds_grammar;
+typedef struct ds_grammar_cursor ds_grammar_cursor;
 
 /* For the parameters of this state (their programs share it). capacity: tokens that the cache
  * holds, prompt and answer together; at most config->max_seq_len. */
@@ -57,6 +60,11 @@ DS_API void ds_generator_reset(ds_generator *generator);
 /* Appends n tokens. DS_INVALID when an id is no token or the cache would overflow; then nothing was
  * appended. */
 DS_API ds_status ds_generator_feed(ds_generator *generator, const int32_t *ids, int64_t n);
+/* From now on next draws only tokens that the cursor allows, and moves it; NULL: any again. Tokens
+ * of end_tokens [n_end_tokens] may be drawn where the text can end. DS_NOT_FOUND is next's answer
+ * where it must. All is borrowed; what is fed does not move the cursor. */
+DS_API void ds_generator_constrain(ds_generator *generator, ds_grammar_cursor *cursor,
+                                   const int32_t *end_tokens, size_t n_end_tokens);
 /* Draws the next token after what was fed. It is appended by the next call of next or feed. The
  * draw depends on logits, seed and position alone. DS_NOT_FOUND when the cache is full, DS_NUMERIC
  * when the logits are not numbers. */
@@ -89,12 +97,14 @@ typedef struct ds_model_opts {
      * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
      * and nothing is read before it is needed: the file must not change while the model is open. */
     const char *dtype;
+    bool verify; /* check all sums of MD5SUMS anew, not only those of files changed since */
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
  * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder
  * is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are
- * any. DS_NOT_FOUND says where was looked. */
+ * any, each file once as long as it does not change (base/verified.h). DS_NOT_FOUND says where was
+ * looked. */
 DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
                                           ds_model **out);
 DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */
@@ -179,14 +189,35 @@ DS_API ds_status ds_model_quantise(const char *from, const char *to, ds_quantise
  * any thread, callbacks included, but for new and free. */
 typedef struct ds_async_executor ds_async_executor;
 
+/* Speculative decoding: several tokens of a request are computed in one step where the next ones
+ * can be guessed. Answers stay the same, token for token, at any temperature; only the number of
+ * steps changes. */
+typedef enum ds_speculate_kind {
+    DS_SPECULATE_NONE,
+    DS_SPECULATE_LOOKUP, /* guess what followed the same tokens earlier in prompt and answer */
+    DS_SPECULATE_DRAFT,  /* guess by a smaller model */
+} ds_speculate_kind;
+
+typedef struct ds_speculate_opts {
+    ds_speculate_kind kind;
+    int n_tokens; /* guessed at once, at most 15; fewer where few are right, and where many requests
+                     are at work; 0: 7 for look-up, 3 for a model */
+    ds_model *draft; /* of the same vocabulary; borrowed, freed after the executor */
+} ds_speculate_opts;
+
 typedef struct ds_async_executor_opts {
-    int max_batch_size;      /* requests in work at once; 0: 32 */
-    int max_queue;           /* requests waiting; 0: 1024 */
+    int max_batch_size; /* requests in work at once; 0: 32 */
+    int stream_count;   /* lanes that draw tokens and call on_event beside each other, and while
+                           the next step is computed; 1: all on one thread; 0: 4, but at most as
+                           many as there are cores */
+    int max_queue;      /* requests waiting; 0: 1024 */
     int64_t tokens_per_step; /* prompt and answer tokens at once; 0: 256 */
     int64_t max_seq_len;     /* of prompt and answer together; 0: the model's */
-    size_t cache_bytes;      /* of keys and values, never exceeded; 0: for max_batch_size sequences
-                                of max_seq_len, but at most a quarter of the memory */
+    size_t cache_bytes;      /* of keys and values, never exceeded, a draft model's included; 0: for
+                                max_batch_size sequences of max_seq_len, but at most a quarter of the
+                                memory */
     ds_precision precision;
+    ds_speculate_opts speculate;
 } ds_async_executor_opts;
 
 typedef enum ds_finish {
@@ -197,6 +228,13 @@ typedef enum ds_finish {
     DS_FINISH_ERROR,
 } ds_finish;
 
+enum { DS_MOST_TOP_LOGPROBS = 20 };
+
+typedef struct ds_token_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm, before penalties */
+} ds_token_logprob;
+
 /* What a request tells of itself. */
 typedef struct ds_event {
     uint64_t request;
@@ -205,6 +243,8 @@ typedef struct ds_event {
     float logprob;     /* of the token, natural logarithm, before penalties; 0 if not asked for */
     ds_finish finish;  /* of the last event, which has no token */
     const char *error; /* with DS_FINISH_ERROR; borrowed */
+    const ds_token_logprob *top; /* [n_top] likeliest tokens at its place, likeliest first; */
+    int n_top;                   /* borrowed until the call returns */
 } ds_event;
 
 typedef struct ds_request {
@@ -214,12 +254,23 @@ typedef struct ds_request {
     ds_sampling sampling;
     const int32_t *stop_tokens; /* copied; they end the answer and are not part of it */
     size_t n_stop_tokens;
-    bool logprobs; /* tell each token's probability */
-    int priority;  /* higher ones first */
-    /* Called from the executor's thread for each token, then once with `finish`; must not wait.
-     * NULL: the answer is kept, for ds_async_executor_wait. */
+    bool logprobs;    /* tell each token's probability */
+    int top_logprobs; /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
+    /* Higher ones first, and in place of lower ones where there is no room. One that has waited for
+     * 1000 steps goes before newer ones of the next higher priority. */
+    int priority;
+    /* Called by the executor before each draw with the logits [n], penalties and biases applied;
+     * it may change them: -INFINITY forbids a token, and where all are forbidden the request fails.
+     * answer: the tokens drawn so far, so that a grammar learns of each as the next is due.
+     * Must not wait. NULL: none. */
+    void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context);
+    ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
+    /* Called from a thread of the executor for each token, then once with `finish`; must not wait.
+     * Calls for one request come one after the other, those for others at the same time unless
+     * stream_count is 1. NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);
-    void *context;
+    void *context; /* of both */
 } ds_request;
 
 typedef struct ds_answer {
@@ -227,6 +278,7 @@ typedef struct ds_answer {
     int64_t n_tokens;
     int64_t n_cached; /* prompt tokens whose keys and values were there already */
     ds_finish finish;
+    char error[256]; /* with DS_FINISH_ERROR */
 } ds_answer;
 
 DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts opts,
@@ -252,6 +304,7 @@ typedef struct ds_executor_stats {
     int64_t n_running, n_waiting;
     int64_t submitted, finished, cancelled, failed;
     int64_t prompt_tokens, cached_tokens, generated_tokens, preemptions, steps;
+    int64_t proposed_tokens, accepted_tokens; /* by speculation; accepted: that were right */
     int64_t blocks, blocks_in_use,
         blocks_cached; /* cached: kept for later requests, free to take */
     int64_t tokens_in_last_step;

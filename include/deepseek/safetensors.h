@@ -91,6 +91,10 @@ DS_API ds_status ds_safetensors_writer_write(ds_safetensors_writer *writer, size
                                              size_t offset_bytes, const void *data,
                                              size_t size_bytes);
 
+/* Which tensor (of the list given) lies at this place, 0 … n − 1, of the file. Writing in this
+ * order is fastest: the MD5 sum is then made on the way, else by reading the file again. */
+DS_API size_t ds_safetensors_writer_index(const ds_safetensors_writer *writer, size_t place);
+
 /* Syncs the file and renames it over PATH. DS_INVALID when some tensor was not written whole.
  * md5_hex, unless NULL, gets the file's MD5 sum as md5sum(1) prints it: 32 digits and a zero.
  * Frees the writer whatever the outcome; on failure the former file at PATH is still there. */

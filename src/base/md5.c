@@ -25,9 +25,13 @@ void ds_md5_update(ds_md5 *sum, const void *data, size_t size_bytes) {
 void ds_md5_finish(ds_md5 *sum, char hex[DS_MD5_HEX]) {
     unsigned char digest[EVP_MAX_MD_SIZE] = {0};
     EVP_DigestFinal_ex((EVP_MD_CTX *)sum, digest, NULL);
-    EVP_MD_CTX_free((EVP_MD_CTX *)sum);
+    ds_md5_free(sum);
     for (int i = 0; i < 16; i++)
         snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+}
+
+void ds_md5_free(ds_md5 *sum) {
+    EVP_MD_CTX_free((EVP_MD_CTX *)sum);
 }
 
 ds_status ds_md5_of_file(const char *path, char hex[DS_MD5_HEX]) {

@@ -12,6 +12,7 @@ typedef struct ds_md5 ds_md5;
 ds_status ds_md5_new(ds_md5 **out);
 void ds_md5_update(ds_md5 *sum, const void *data, size_t size_bytes);
 void ds_md5_finish(ds_md5 *sum, char hex[DS_MD5_HEX]); /* and frees sum */
+void ds_md5_free(ds_md5 *sum);                         /* without a result; NULL is fine */
 
 ds_status ds_md5_of_file(const char *path, char hex[DS_MD5_HEX]);
 

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,15 @@ struct ds_safetensors_writer {
     slot *slots; /* [n] in the order of the file */
     size_t n;
     size_t *slot_of; /* [n] from the caller's index */
+    size_t end;      /* bytes of the file */
+
+    /* The MD5 sum of the bytes before `hashed`. A write that begins there is hashed from memory;
+     * what came in another order is read back when the file is closed, all of it if bytes were
+     * written again after they had been hashed. */
+    pthread_mutex_t lock;
+    ds_md5 *md5;
+    size_t hashed;
+    bool rewritten;
 };
 
 static int type_of(ds_dtype dtype) {
@@ -163,17 +173,19 @@ static ds_status create_file(ds_safetensors_writer *w, const ds_text *header) {
         return ds_fail_errno("%s: cannot be created", w->part);
     DS_TRY(ds_fd_write(w->fd, length, sizeof length, w->part));
     DS_TRY(ds_fd_write(w->fd, header->data, header->length, w->part));
-    size_t end = sizeof length + header->length;
+    ds_md5_update(w->md5, length, sizeof length);
+    ds_md5_update(w->md5, header->data, header->length);
+    w->end = w->hashed = sizeof length + header->length;
     for (size_t i = 0; i < w->n; i++) {
         w->slots[i].offset += sizeof length + header->length;
-        end = w->slots[i].offset + w->slots[i].size_bytes;
+        w->end = w->slots[i].offset + w->slots[i].size_bytes;
     }
-    if (fallocate(w->fd, 0, 0, (off_t)end) == 0)
+    if (fallocate(w->fd, 0, 0, (off_t)w->end) == 0)
         return DS_OK;
     if (errno != EOPNOTSUPP && errno != ENOSYS)
-        return ds_fail_errno("%s: no room for %zu bytes", w->part, end);
-    if (ftruncate(w->fd, (off_t)end) != 0)
-        return ds_fail_errno("%s: cannot be extended to %zu bytes", w->part, end);
+        return ds_fail_errno("%s: no room for %zu bytes", w->part, w->end);
+    if (ftruncate(w->fd, (off_t)w->end) != 0)
+        return ds_fail_errno("%s: cannot be extended to %zu bytes", w->part, w->end);
     return DS_OK;
 }
 
@@ -200,6 +212,8 @@ static void writer_free(ds_safetensors_writer *w) {
         close(w->fd);
     for (size_t i = 0; w->slots && i < w->n; i++)
         free(w->slots[i].name);
+    ds_md5_free(w->md5);
+    pthread_mutex_destroy(&w->lock);
     free(w->slots);
     free(w->slot_of);
     free(w->path);
@@ -223,6 +237,7 @@ ds_status ds_safetensors_writer_new(const char *path, const ds_safetensors_entry
         return DS_OUT_OF_MEMORY;
     w->fd = -1;
     w->n = n;
+    pthread_mutex_init(&w->lock, NULL);
     ds_text part = {0};
     ds_text_printf(&part, "%s.part", path);
     w->part = ds_text_take(&part);
@@ -231,6 +246,8 @@ ds_status ds_safetensors_writer_new(const char *path, const ds_safetensors_entry
     w->slot_of = ds_calloc(n, sizeof *w->slot_of);
     ds_status status = DS_OUT_OF_MEMORY;
     if (w->part && w->path && w->slots && w->slot_of)
+        status = ds_md5_new(&w->md5);
+    if (status == DS_OK)
         status = lay_out(w, entries, metadata);
     if (status != DS_OK) {
         ds_safetensors_writer_abandon(w);
@@ -238,6 +255,22 @@ ds_status ds_safetensors_writer_new(const char *path, const ds_safetensors_entry
     }
     *out = w;
     return DS_OK;
+}
+
+size_t ds_safetensors_writer_index(const ds_safetensors_writer *w, size_t place) {
+    return w->slots[place].index;
+}
+
+/* Hashes what continues the part that is hashed. */
+static void hash(ds_safetensors_writer *w, const void *data, size_t size_bytes, size_t offset) {
+    pthread_mutex_lock(&w->lock);
+    if (offset == w->hashed) {
+        ds_md5_update(w->md5, data, size_bytes);
+        w->hashed += size_bytes;
+    } else if (offset < w->hashed && size_bytes > 0) {
+        w->rewritten = true;
+    }
+    pthread_mutex_unlock(&w->lock);
 }
 
 ds_status ds_safetensors_writer_write(ds_safetensors_writer *w, size_t index, size_t offset_bytes,
@@ -248,7 +281,11 @@ ds_status ds_safetensors_writer_write(ds_safetensors_writer *w, size_t index, si
     if (offset_bytes > s->size_bytes || size_bytes > s->size_bytes - offset_bytes)
         return ds_fail(DS_INVALID, "%s: %s: bytes [%zu, +%zu) of %zu", w->path, s->name,
                        offset_bytes, size_bytes, s->size_bytes);
-    DS_TRY(ds_fd_write_at(w->fd, data, size_bytes, s->offset + offset_bytes, w->part));
+    const size_t offset = s->offset + offset_bytes;
+    DS_TRY(ds_fd_write_at(w->fd, data, size_bytes, offset, w->part));
+    /* the disk begins at once, so that the sync at the end waits for the last pages only */
+    sync_file_range(w->fd, (off_t)offset, (off_t)size_bytes, SYNC_FILE_RANGE_WRITE);
+    hash(w, data, size_bytes, offset);
     atomic_fetch_add(&s->received, size_bytes);
     return DS_OK;
 }
@@ -263,12 +300,27 @@ static ds_status check_whole(ds_safetensors_writer *w) {
     return DS_OK;
 }
 
+/* The sum of the whole file, what was not hashed yet read back from it. */
+static ds_status finish_sum(ds_safetensors_writer *w, char md5_hex[DS_MD5_HEX]) {
+    if (w->rewritten)
+        return ds_md5_of_file(w->part, md5_hex);
+    if (w->hashed < w->end) {
+        ds_mapped file;
+        DS_TRY(ds_file_map(w->part, &file));
+        ds_md5_update(w->md5, file.data + w->hashed, w->end - w->hashed);
+        ds_file_unmap(&file);
+    }
+    ds_md5_finish(w->md5, md5_hex);
+    w->md5 = NULL;
+    return DS_OK;
+}
+
 ds_status ds_safetensors_writer_close(ds_safetensors_writer *w, char md5_hex[33]) {
     ds_status status = check_whole(w);
     if (status == DS_OK)
         status = ds_fd_sync(w->fd, w->part);
     if (status == DS_OK && md5_hex)
-        status = ds_md5_of_file(w->part, md5_hex);
+        status = finish_sum(w, md5_hex);
     if (status == DS_OK)
         status = ds_file_rename(w->part, w->path);
     if (status == DS_OK)

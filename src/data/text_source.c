@@ -18,6 +18,7 @@ enum {
     PIECE_BYTES = 4 << 20,        /* most of a .txt at once */
     LONGEST_LINE_BYTES = 1 << 30, /* of a .jsonl; more is surely not text */
     INFLATE_BYTES = 256 << 10,    /* zlib's own buffer */
+    LOOKED_AT_BYTES = 8 << 10,    /* a zero byte among the first so many: not text, as git has it */
 };
 
 typedef struct text_file {
@@ -194,6 +195,17 @@ static ds_status fail_reading(const ds_text_source *s) {
                    code == Z_BUF_ERROR ? "it is cut short" : why);
 }
 
+static ds_status check_is_text(const ds_text_source *s) {
+    const size_t n = s->end < LOOKED_AT_BYTES ? s->end : LOOKED_AT_BYTES;
+    const char *zero = n > 0 ? memchr(s->window, '\0', n) : NULL;
+    if (!zero)
+        return DS_OK;
+    return ds_fail(DS_INVALID,
+                   "%s: not text (byte %zu is zero); expected UTF-8 text, JSON lines, or either "
+                   "compressed by gzip as .txt.gz or .jsonl.gz",
+                   current_path(s), (size_t)(zero - s->window));
+}
+
 /* Moves the unread bytes to the window's front and fills it up to `want` bytes or the file's end.
  */
 static ds_status fill(ds_text_source *s, size_t want) {
@@ -223,6 +235,7 @@ static ds_status fill(ds_text_source *s, size_t want) {
             return ds_fail(DS_CORRUPT, "%s: not gzip data", current_path(s));
         if (s->end >= 3 && memcmp(window, "\xEF\xBB\xBF", 3) == 0)
             s->begin = 3;
+        return check_is_text(s);
     }
     return DS_OK;
 }

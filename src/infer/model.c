@@ -53,7 +53,7 @@ static ds_status find_preset(const char *name, char out[PATH_MAX]) {
 
 /* The model's own folder or file, or the newest whole checkpoint below a run folder. Wherever there
  * are sums, the files are what they were when they were written. */
-static ds_status find_model(const char *path, char out[PATH_MAX]) {
+static ds_status find_model(const char *path, ds_verify which, char out[PATH_MAX]) {
     char inner[PATH_MAX], preset[PATH_MAX];
     ds_model_config unused;
     if (!ds_folder_exists(path) && !ds_file_exists(path)) {
@@ -64,9 +64,9 @@ static ds_status find_model(const char *path, char out[PATH_MAX]) {
     }
     snprintf(inner, sizeof inner, "%s/checkpoints", path);
     if (ds_folder_exists(inner))
-        return ds_checkpoint_find(inner, out);
+        return ds_checkpoint_find(inner, which, out);
     snprintf(out, PATH_MAX, "%s", path);
-    return ds_checkpoint_verify_model(path);
+    return ds_checkpoint_verify_model(path, which);
 }
 
 /* The last part of the path as the user gave it. */
@@ -153,7 +153,8 @@ ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_mode
     ds_model *m = ds_calloc(1, sizeof *m);
     if (!m)
         return DS_OUT_OF_MEMORY;
-    ds_status status = find_model(path, m->path);
+    pthread_mutex_init(&m->trie_lock, NULL);
+    ds_status status = find_model(path, opts.verify ? DS_VERIFY_ALL : DS_VERIFY_CHANGED, m->path);
     if (status == DS_OK)
         status = ds_model_config_load(m->path, &m->config);
     if (status == DS_OK)
@@ -175,7 +176,9 @@ void ds_model_free(ds_model *m) {
         return;
     ds_state_free(m->state);
     ds_backend_close(m->backend);
+    ds_vocab_trie_free(m->trie);
     ds_tokenizer_free(m->tokenizer);
+    pthread_mutex_destroy(&m->trie_lock);
     free(m);
 }
 
@@ -198,4 +201,14 @@ const char *ds_model_get_name(const ds_model *m) {
 const int32_t *ds_model_end_tokens(const ds_model *m, size_t *n) {
     *n = m->n_end_tokens;
     return m->end_tokens;
+}
+
+ds_status ds_model_get_trie(ds_model *m, const ds_vocab_trie **out) {
+    if (!m->tokenizer)
+        return ds_fail(DS_INVALID, "a grammar needs a tokenizer, and the model has none");
+    pthread_mutex_lock(&m->trie_lock);
+    const ds_status status = m->trie ? DS_OK : ds_vocab_trie_new(m->tokenizer, &m->trie);
+    *out = m->trie;
+    pthread_mutex_unlock(&m->trie_lock);
+    return status;
 }

@@ -112,6 +112,22 @@ void ds_model_build_logits(ds_graph *g, const ds_model_config *c, int64_t batch,
         ds_graph_output(g, "next_sentence_logits", ds_bert_next_sentence(g, c, trunk.hidden));
 }
 
+void ds_model_build_hidden(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t seq_len) {
+    if (!is_sound(g, c, seq_len))
+        return;
+    ds_model_inputs in = {
+        .tokens = sequence_input(g, "tokens", batch, seq_len),
+        .positions = ds_graph_iota(g, seq_len),
+        .lengths = ds_graph_input(g, "lengths", DS_I32, 1, &batch),
+    };
+    if (c->architecture == DS_BERT) /* a text is one segment, the first */
+        in.segment_ids = ds_graph_fill(g, 0, DS_I32, 2, (int64_t[]){batch, seq_len});
+    else
+        in.lengths = NULL; /* a causal token sees no padding behind it */
+    const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
+    ds_graph_output(g, "hidden", ds_graph_cast(g, trunk.hidden, DS_F32));
+}
+
 void ds_model_build_step(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t n_tokens,
                          int64_t capacity) {
     if (!is_sound(g, c, n_tokens))

@@ -13,6 +13,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
+#include "base/half.h"
 #include "base/text.h"
 #include "deepseek/safetensors.h"
 #include "graph/ops/ops.h"
@@ -28,6 +30,7 @@ static const struct {
     bool only_tied; /* where the projection to the vocabulary is the embedding */
 } aliases[] = {
     {"transformer.", "", false}, /* the hub's gpt2 */
+    {"bert.", "", false},        /* BERT without heads */
     {"transformer.wte.weight", "lm_head.weight", true},
     {"model.embed_tokens.weight", "lm_head.weight", true},
     {"LayerNorm.weight", "LayerNorm.gamma", false}, /* BERT as converted from TensorFlow */
@@ -76,9 +79,10 @@ typedef struct loading {
     quantised *quantised;
     size_t n_quantised;
     ds_weight_format made; /* of what is quantised here */
-    /* Of the copy of an embedding that is the projection too: rows are still looked up in floats,
-     * but the product reads all of it for every token, half the bytes of bf16. Never of 4 bits:
-     * every token's choice hangs on it. */
+    /* Of the copy of an embedding that is the projection too, beside weights of 4 bits: rows are
+     * still looked up in floats, but the product reads all of it for every token, half the bytes of
+     * bf16, which else were more than those of all other weights of a small model. Beside weights
+     * of 8 bits there is none: they give the numbers that quantisation-aware training saw. */
     ds_weight_format made_of_tied;
 } loading;
 
@@ -260,8 +264,19 @@ static bool is_of_a_layer_past_the_last(const loading *l, const char *name) {
            strtoll(name + sizeof prefix - 1, NULL, 10) >= l->config->n_layers;
 }
 
+/* A BERT that is to give embeddings does without what pre-training puts on top. */
+static bool is_of_a_head_not_wanted(const loading *l, const char *name) {
+    static const char *const tops[] = {"cls.", "pooler.", "bert.pooler."};
+    if (l->config->architecture != DS_BERT || ds_state_find(l->state, "cls.predictions.bias") >= 0)
+        return false;
+    for (size_t i = 0; i < sizeof tops / sizeof *tops; i++)
+        if (strncmp(name, tops[i], strlen(tops[i])) == 0)
+            return true;
+    return false;
+}
+
 static bool is_unneeded(const loading *l, const char *name) {
-    if (is_of_a_layer_past_the_last(l, name))
+    if (is_of_a_layer_past_the_last(l, name) || is_of_a_head_not_wanted(l, name))
         return true;
     for (size_t i = 0; i < sizeof unneeded / sizeof *unneeded; i++) {
         const size_t length = strlen(name), n = strlen(unneeded[i].suffix);
@@ -313,9 +328,27 @@ static ds_status load(loading *l, bool borrows) {
     return status;
 }
 
+bool ds_model_has_heads(const char *path, const ds_model_config *config) {
+    static const char *const wanted[] = {"cls.predictions.transform.dense.weight",
+                                         "cls.seq_relationship.weight", "bert.pooler.dense.weight"};
+    ds_safetensors *file = NULL;
+    const ds_safetensor *t = NULL;
+    if (config->architecture != DS_BERT)
+        return true;
+    if (ds_gguf_is(path) || ds_safetensors_open(path, &file) != DS_OK)
+        return false;
+    bool all = true;
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        all = all && ds_safetensors_find(file, wanted[i], &t) == DS_OK;
+    ds_safetensors_close(file);
+    return all;
+}
+
 ds_status ds_model_load(const char *path, const ds_model_config *config, ds_state *state) {
     if (ds_llama2c_is(path))
         return ds_llama2c_load(path, state);
+    if (ds_gguf_is(path))
+        return ds_gguf_model_load(path, config, state);
     ds_safetensors *file = NULL;
     DS_TRY(ds_safetensors_open(path, &file));
     loading l = {.file = file, .config = config, .state = state};
@@ -463,7 +496,7 @@ static bool is_quantised_already(const ds_safetensors *file) {
 static ds_status declare_stored(loading *l, const ds_graph *g, const ds_storage *storage) {
     if (!is_quantised_already(l->file))
         l->made = storage->weights;
-    if (storage->weights.bits)
+    if (storage->weights.bits == 4)
         l->made_of_tied = (ds_weight_format){.bits = 8};
     bool *is_matrix = find_matrices(g);
     ds_product_side *sides = ds_product_parameters(g);
@@ -491,23 +524,26 @@ static void close_file(void *file) {
     ds_safetensors_close(file);
 }
 
-/* Its reader knows floats only. */
-static ds_status load_llama2c(const char *path, const ds_graph *g, const ds_storage *storage,
-                              ds_state *state) {
+/* Formats whose readers convert floats, one tensor after the other, and quantise nothing. */
+static ds_status load_converted(const char *path, const ds_model_config *config, const ds_graph *g,
+                                const ds_storage *storage, ds_state *state) {
     loading l = {.state = state};
+    const bool is_llama2c = ds_llama2c_is(path);
     if (storage->weights.bits)
-        return ds_fail(DS_UNSUPPORTED, "%s: weights of llama2.c's .bin cannot be kept as \"%s\"",
-                       path, storage->name);
+        return ds_fail(DS_UNSUPPORTED, "%s: weights of %s cannot be kept as \"%s\"", path,
+                       is_llama2c ? "llama2.c's .bin" : "a GGUF file", storage->name);
     const ds_status status = declare_stored(&l, g, storage);
     free(l.quantised);
-    return status == DS_OK ? ds_llama2c_load(path, state) : status;
+    if (status != DS_OK)
+        return status;
+    return is_llama2c ? ds_llama2c_load(path, state) : ds_gguf_model_load(path, config, state);
 }
 
 ds_status ds_model_load_stored(const char *path, const ds_model_config *config, const ds_graph *g,
                                const ds_storage *storage, ds_state *state) {
     loading l = {.config = config, .state = state};
-    if (ds_llama2c_is(path))
-        return load_llama2c(path, g, storage, state);
+    if (ds_llama2c_is(path) || ds_gguf_is(path))
+        return load_converted(path, config, g, storage, state);
     ds_safetensors *file = NULL;
     DS_TRY(ds_safetensors_open(path, &file));
     l.file = file;

@@ -23,4 +23,12 @@ ds_status ds_llama2c_parse(const unsigned char *data, size_t size, const char *p
 ds_status ds_llama2c_config(const char *path, ds_model_config *out);
 ds_status ds_llama2c_load(const char *path, ds_state *state);
 
+/* Whether the file has all that ds_model_build_logits asks for: a BERT may come without its heads,
+ * good for ds_model_build_hidden alone. */
+bool ds_model_has_heads(const char *path, const ds_model_config *config);
+
+/* GGUF. */
+ds_status ds_gguf_model_config(const char *path, ds_model_config *out);
+ds_status ds_gguf_model_load(const char *path, const ds_model_config *config, ds_state *state);
+
 #endif

@@ -51,6 +51,27 @@ ds_graph *ds_pass_observe(const ds_graph *g);
  * fused op. Before autodiff. */
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
 
+typedef enum ds_product_side {
+    DS_NO_PRODUCT, /* something else than products with their right operand reads it */
+    DS_BY_ROWS,    /* a matrix [out, in] */
+    DS_BY_COLUMNS, /* [in, out] */
+    DS_TIED,       /* [out, in], but rows are looked up too: the embedding as the projection */
+} ds_product_side;
+
+/* By node id: how products read each parameter that only they, and look-ups, read. Gates of experts
+ * are left out: they are small, and a token's whole way depends on them. free() it; NULL when out
+ * of memory. */
+ds_product_side *ds_product_parameters(const ds_graph *g);
+/* Whether the parameter can be kept as something else than floats: only products read it. */
+static inline bool ds_is_product(ds_product_side side) {
+    return side == DS_BY_ROWS || side == DS_BY_COLUMNS;
+}
+
+/* Products of parameters as inference will compute them, with gradients straight through the
+ * rounding. Before precision and autodiff; after autodiff, drop_surrogates leaves the values. */
+ds_graph *ds_pass_quantisation_aware(const ds_graph *g, ds_quantisation kind);
+ds_graph *ds_pass_drop_surrogates(const ds_graph *g);
+
 /* Appends the backward pass of the output `loss` (f32, rank 0): for every parameter that it depends
  * on, the gradient is written over (or added to) the variable "grad/NAME". */
 ds_graph *ds_pass_autodiff(const ds_graph *g, const char *loss, bool accumulate);

@@ -293,14 +293,33 @@ ds_status ds_state_write(ds_state *state, const char *name, const void *data, si
     return b->ops->synchronise(b, NULL);
 }
 
+/* Bytes [offset, +size) of an entry. */
+static ds_status read_part(const ds_state *state, const entry *e, size_t offset_bytes, void *data,
+                           size_t size_bytes) {
+    if (!e->memory)
+        return ds_fail(DS_INVALID, "\"%s\" is declared but has no memory yet", e->public.name);
+    ds_backend *b = state->backend;
+    const char *from = (const char *)e->memory + offset_bytes;
+    DS_TRY(b->ops->copy(b, DS_TO_HOST, data, from, size_bytes, NULL));
+    return b->ops->synchronise(b, NULL);
+}
+
 ds_status ds_state_read(const ds_state *state, const char *name, void *data, size_t size_bytes) {
     entry *e = NULL;
     DS_TRY(find_sized(state, name, size_bytes, &e));
-    if (!e->memory)
-        return ds_fail(DS_INVALID, "\"%s\" is declared but has no memory yet", name);
-    ds_backend *b = state->backend;
-    DS_TRY(b->ops->copy(b, DS_TO_HOST, data, e->memory, size_bytes, NULL));
-    return b->ops->synchronise(b, NULL);
+    return read_part(state, e, 0, data, size_bytes);
+}
+
+ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes, void *data,
+                           size_t size_bytes) {
+    const int64_t i = ds_state_find(state, name);
+    if (i < 0)
+        return ds_fail(DS_NOT_FOUND, "the state has no tensor \"%s\"", name);
+    const entry *e = &state->entries[i];
+    if (offset_bytes > e->size_bytes || size_bytes > e->size_bytes - offset_bytes)
+        return ds_fail(DS_INVALID, "\"%s\": bytes [%zu, +%zu) of %zu", name, offset_bytes,
+                       size_bytes, e->size_bytes);
+    return read_part(state, e, offset_bytes, data, size_bytes);
 }
 
 /* ---- parameters as their files have them ------------------------------------------------------

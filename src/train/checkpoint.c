@@ -130,6 +130,7 @@ static ds_status list_tensors(ds_checkpoint_writer *w, const ds_state *state, si
         w->n_entries++;
         w->entries[k].name = w->names[k];
         w->offsets[k] = *total;
+        w->stats.size_bytes += size_of(e);
         *total += (size_of(e) + 63) / 64 * 64;
     }
     return DS_OK;
@@ -165,71 +166,124 @@ static ds_status take_snapshot(ds_checkpoint_writer *w, const ds_state *state, s
 /* ---- writing ------------------------------------------------------------------------------------
  */
 
-/* A tensor of the state into the file's tensors from *index on. */
-static ds_status write_tensor(ds_checkpoint_writer *w, ds_safetensors_writer *file, size_t *index,
-                              size_t i) {
-    const size_t size = size_of(&w->entries[i]), parts = n_parts(&w->entries[i]);
-    unsigned char *copy = w->live ? ds_malloc(size) : NULL;
-    const unsigned char *data = w->live ? copy : w->snapshot + w->offsets[i];
+/* One tensor of a file: a part of an entry of the state. */
+typedef struct piece {
+    size_t entry, part;
+} piece;
+
+/* One file of tensors, parameters or the others. The two are written by a thread each: their sums
+ * take longer than the disk does. */
+typedef struct tensor_file {
+    ds_checkpoint_writer *w;
+    const char *name;
+    bool params;
+    char path[PATH_MAX];
+    char md5[DS_MD5_HEX];
+    ds_status status;
+    char message[1024];
+} tensor_file;
+
+static size_t list_pieces(const ds_checkpoint_writer *w, bool params, piece *pieces,
+                          ds_safetensors_entry *entries, char (*names)[DS_STACKED_NAME_SIZE]) {
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_entries; i++)
+        for (size_t k = 0; k < n_parts(&w->entries[i]) && w->entries[i].is_param == params; k++) {
+            entries[n] = part_of(&w->entries[i], k, names[n]);
+            pieces[n++] = (piece){.entry = i, .part = k};
+        }
+    return n;
+}
+
+/* From the snapshot, or read from the state by way of *buffer, which grows. */
+static ds_status write_piece(const ds_checkpoint_writer *w, ds_safetensors_writer *file,
+                             size_t index, piece p, unsigned char **buffer, size_t *capacity) {
+    const ds_state_entry *e = &w->entries[p.entry];
+    const size_t size = size_of(e) / n_parts(e), offset = p.part * size;
+    if (!w->live)
+        return ds_safetensors_writer_write(file, index, 0,
+                                           w->snapshot + w->offsets[p.entry] + offset, size);
+    unsigned char *grown = ds_grow(*buffer, capacity, size, 1);
+    if (!grown)
+        return DS_OUT_OF_MEMORY;
+    *buffer = grown;
+    DS_TRY(ds_state_read_at(w->live, w->names[p.entry], offset, grown, size));
+    return ds_safetensors_writer_write(file, index, 0, grown, size);
+}
+
+/* In the order of the file, so that its sum is made on the way. */
+static ds_status write_pieces(const ds_checkpoint_writer *w, ds_safetensors_writer *file,
+                              const piece *pieces, size_t n) {
+    unsigned char *buffer = NULL;
+    size_t capacity = 0;
     ds_status status = DS_OK;
-    if (w->live)
-        status = copy ? ds_state_read(w->live, w->names[i], copy, size) : DS_OUT_OF_MEMORY;
-    for (size_t k = 0; k < parts && status == DS_OK; k++)
-        status = ds_safetensors_writer_write(file, (*index)++, 0, data + k * (size / parts),
-                                             size / parts);
-    free(copy);
-    w->stats.size_bytes += size;
+    for (size_t place = 0; place < n && status == DS_OK; place++) {
+        const size_t index = ds_safetensors_writer_index(file, place);
+        status = write_piece(w, file, index, pieces[index], &buffer, &capacity);
+    }
+    free(buffer);
     return status;
 }
 
-/* What the file will hold, parameters or the others. */
-static ds_status open_file(const ds_checkpoint_writer *w, const char *path, bool params,
-                           ds_safetensors_writer **out) {
+static ds_status write_tensors(tensor_file *f) {
     static const char *const metadata[] = {"format", "pt", NULL}; /* what transformers looks for */
-    size_t most = 0, n = 0;
+    const ds_checkpoint_writer *w = f->w;
+    size_t most = 0;
     for (size_t i = 0; i < w->n_entries; i++)
         most += n_parts(&w->entries[i]);
     ds_safetensors_entry *entries = ds_calloc(most, sizeof *entries);
     char(*names)[DS_STACKED_NAME_SIZE] = ds_calloc(most, sizeof *names);
-    for (size_t i = 0; i < w->n_entries && entries && names; i++)
-        for (size_t k = 0; k < n_parts(&w->entries[i]) && w->entries[i].is_param == params; k++) {
-            entries[n] = part_of(&w->entries[i], k, names[n]);
-            n++;
-        }
-    const ds_status status = entries && names
-                                 ? ds_safetensors_writer_new(path, entries, n, metadata, out)
-                                 : DS_OUT_OF_MEMORY;
+    piece *pieces = ds_calloc(most, sizeof *pieces);
+    ds_safetensors_writer *file = NULL;
+    ds_status status = DS_OUT_OF_MEMORY;
+    if (entries && names && pieces) {
+        const size_t n = list_pieces(w, f->params, pieces, entries, names);
+        status = ds_safetensors_writer_new(f->path, entries, n, metadata, &file);
+        if (status == DS_OK)
+            status = write_pieces(w, file, pieces, n);
+    }
+    free(pieces);
     free(names);
     free(entries);
-    return status;
-}
-
-static ds_status write_tensors(ds_checkpoint_writer *w, const char *path, bool params,
-                               char md5[DS_MD5_HEX]) {
-    ds_safetensors_writer *file = NULL;
-    size_t index = 0;
-    DS_TRY(open_file(w, path, params, &file));
-    ds_status status = DS_OK;
-    for (size_t i = 0; i < w->n_entries && status == DS_OK; i++)
-        if (w->entries[i].is_param == params)
-            status = write_tensor(w, file, &index, i);
     if (status != DS_OK) {
         ds_safetensors_writer_abandon(file);
         return status;
     }
-    return ds_safetensors_writer_close(file, md5);
+    return ds_safetensors_writer_close(file, f->md5);
+}
+
+static void *run_tensor_file(void *context) {
+    tensor_file *f = context;
+    f->status = write_tensors(f);
+    if (f->status != DS_OK)
+        snprintf(f->message, sizeof f->message, "%s", ds_error());
+    return NULL;
+}
+
+static ds_status write_tensor_files(ds_checkpoint_writer *w, const char *folder, ds_text *sums) {
+    tensor_file files[] = {{.w = w, .name = MODEL_FILE, .params = true},
+                           {.w = w, .name = OPTIMIZER_FILE, .params = false}};
+    for (int i = 0; i < 2; i++)
+        snprintf(files[i].path, sizeof files[i].path, "%s/%s", folder, files[i].name);
+    pthread_t thread;
+    /* a state is read by one thread at a time */
+    const bool both = !w->live && pthread_create(&thread, NULL, run_tensor_file, &files[1]) == 0;
+    run_tensor_file(&files[0]);
+    if (both)
+        pthread_join(thread, NULL);
+    else
+        run_tensor_file(&files[1]);
+    for (int i = 0; i < 2; i++) {
+        if (files[i].status != DS_OK)
+            return ds_fail(files[i].status, "%s", files[i].message);
+        ds_text_printf(sums, "%s  %s\n", files[i].md5, files[i].name);
+    }
+    return DS_OK;
 }
 
 static ds_status write_contents(ds_checkpoint_writer *w, const char *folder) {
     char path[PATH_MAX], md5[DS_MD5_HEX] = "";
     ds_text sums = {0};
-    ds_status status = DS_OK;
-    for (int params = 1; params >= 0 && status == DS_OK; params--) {
-        const char *name = params ? MODEL_FILE : OPTIMIZER_FILE;
-        snprintf(path, sizeof path, "%s/%s", folder, name);
-        status = write_tensors(w, path, params, md5);
-        ds_text_printf(&sums, "%s  %s\n", md5, name);
-    }
+    ds_status status = write_tensor_files(w, folder, &sums);
     for (size_t i = 0; i < w->n_files && status == DS_OK; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, w->files[i].name);
         status = ds_file_replace(path, w->files[i].contents, strlen(w->files[i].contents));

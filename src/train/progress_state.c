@@ -31,9 +31,11 @@ static const struct {
     {"batch_smoothed", DOUBLE, offsetof(ds_train_progress, batch.smoothed)},
     {"batch_direction", INT, offsetof(ds_train_progress, batch.direction)},
     {"rewinds", INT64, offsetof(ds_train_progress, rewinds)},
+    {"planned_steps", INT64, offsetof(ds_train_progress, planned_steps)},
+    {"planned_seconds", DOUBLE, offsetof(ds_train_progress, planned_seconds)},
 };
 
-enum { N_FIELDS = sizeof fields / sizeof *fields, N_REQUIRED = N_FIELDS - 4 };
+enum { N_FIELDS = sizeof fields / sizeof *fields, N_REQUIRED = N_FIELDS - 6 };
 
 char *ds_train_progress_json(const ds_train_progress *progress) {
     json_t *root = json_object();
@@ -90,7 +92,7 @@ ds_status ds_train_progress_parse(const char *where, const char *json, ds_train_
     for (int i = 0; i < N_FIELDS && status == DS_OK; i++)
         status = read_field(where, root, i, &read);
     json_decref(root);
-    if (status == DS_OK && (read.step < 0 || read.samples < 0))
+    if (status == DS_OK && (read.step < 0 || read.samples < 0 || read.planned_steps < 0))
         status = ds_fail(DS_CORRUPT, "%s: a negative count", where);
     if (status == DS_OK && !is_batch_sound(&read.batch))
         status = ds_fail(DS_CORRUPT, "%s: the state of the dynamic batch is out of range", where);

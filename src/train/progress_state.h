@@ -11,6 +11,8 @@ typedef struct ds_train_progress {
     ds_loss_scaler scaler;
     ds_dynamic_batch_scheduler batch; /* its level and what moves it; the rest is configured */
     double train_seconds;             /* over all processes of the run */
+    int64_t planned_steps;            /* of the run, as training.duration was planned */
+    double planned_seconds;           /* the duration that they were planned for; 0: none */
     int64_t rewinds; /* of the run, by nan_policy; skipped steps are the scaler's */
 } ds_train_progress;
 

@@ -25,6 +25,8 @@ static ds_precision precision_of(const ds_train_config *c) {
     }
 }
 
+/* A warm-up is for long runs: where the number of steps follows from a duration, a tenth at most.
+ */
 static ds_schedule schedule_of(const ds_train_config *c, int64_t steps) {
     static const ds_schedule_kind kinds[] = {
         [DS_TRAIN_COSINE] = DS_SCHEDULE_COSINE,
@@ -34,15 +36,22 @@ static ds_schedule schedule_of(const ds_train_config *c, int64_t steps) {
     };
     const bool wsd = c->schedule.name == DS_TRAIN_WSD;
     const int64_t decay = c->schedule.decay_steps;
+    const int64_t warmup = c->schedule.warmup_steps;
+    const bool is_long = c->training.duration_s == DS_TRAIN_AUTO || warmup <= steps / 10;
     const int64_t wsd_decay = steps < 10 ? 1 : steps / 10; /* Hu et al. 2024 */
     return (ds_schedule){
         .kind = kinds[c->schedule.name],
         .rate = (float)c->optimizer.learning_rate,
         .min_ratio = (float)c->schedule.min_lr_ratio,
-        .warmup_steps = c->schedule.warmup_steps,
+        .warmup_steps = is_long ? warmup : steps / 10,
         .total_steps = !wsd && decay != DS_TRAIN_AUTO ? decay : steps,
         .decay_steps = wsd ? (decay != DS_TRAIN_AUTO ? decay : wsd_decay) : 0,
     };
+}
+
+void ds_trainer_set_steps(ds_trainer *t, int64_t steps) {
+    t->steps = steps;
+    t->schedule = schedule_of(t->config, steps);
 }
 
 static ds_optimizer_opts optimizer_of(const ds_train_config *c) {
@@ -73,6 +82,12 @@ static ds_loss_scaler scaler_of(const ds_train_config *c, ds_precision precision
     return s;
 }
 
+static ds_quantisation quantisation_of(const ds_train_config *c) {
+    if (c->quantization.mode == DS_TRAIN_QUANTISATION_NONE)
+        return DS_QUANTISE_NONE;
+    return c->quantization.activations == DS_I8 ? DS_QUANTISE_W8A8 : DS_QUANTISE_W8A16;
+}
+
 static ds_compile_opts compile_opts(const ds_trainer *t) {
     static const ds_recompute recompute[] = {
         [DS_TRAIN_RECOMPUTE_NONE] = DS_RECOMPUTE_NONE,
@@ -87,6 +102,7 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
     return (ds_compile_opts){
         .precision = t->precision,
         .loss = "loss",
+        .quantisation = quantisation_of(t->config),
         .recompute = recompute[t->config->memory.recompute],
         .offload = offload[t->config->memory.offload],
         .offload_path = t->config->memory.offload_path,
@@ -121,6 +137,7 @@ static ds_status make_programs(ds_trainer *t) {
     if (status == DS_OK && t->validation_data) {
         const ds_compile_opts forward = {.precision = t->precision,
                                          .share = t->first,
+                                         .quantisation = opts.quantisation,
                                          .no_fused_attention = opts.no_fused_attention,
                                          .no_fuse = opts.no_fuse,
                                          .plan_only = opts.plan_only};
@@ -174,8 +191,7 @@ static ds_status make(ds_trainer *t) {
     t->precision = precision_of(t->config);
     t->micro_batch = t->config->training.micro_batch;
     t->optimizer = optimizer_of(t->config);
-    t->steps = ds_train_config_steps(t->config, t->seq_len);
-    t->schedule = schedule_of(t->config, t->steps);
+    ds_trainer_set_steps(t, ds_train_config_steps(t->config, t->seq_len));
     t->progress.scaler = scaler_of(t->config, t->precision);
     DS_TRY(ds_trainer_batch_new(t));
     t->flops_per_token = ds_model_flops_per_token(&t->model, t->seq_len);
@@ -254,8 +270,17 @@ void ds_trainer_print_plan(const ds_trainer *t, FILE *out) {
     size_t total = 0;
     fprintf(out, "model          %s, %s parameters\n", ds_architecture_name(t->model.architecture),
             ds_format_count(text, sizeof text, (double)t->memory.parameters / sizeof(float)));
-    fprintf(out, "run            %lld steps of %d x %lld sequences of %lld tokens\n",
-            (long long)t->steps, t->n_micro, (long long)t->micro_batch, (long long)t->seq_len);
+    fprintf(out, "run            ");
+    if (t->steps < DS_TRAIN_MOST_STEPS)
+        fprintf(out, "%lld steps of %d x %lld sequences of %lld tokens", (long long)t->steps,
+                t->n_micro, (long long)t->micro_batch, (long long)t->seq_len);
+    else
+        fprintf(out, "steps of %d x %lld sequences of %lld tokens", t->n_micro,
+                (long long)t->micro_batch, (long long)t->seq_len);
+    if (t->config->training.duration_s != DS_TRAIN_AUTO)
+        fprintf(out, ", as many as %s allow",
+                ds_format_duration(text, sizeof text, t->config->training.duration_s));
+    fprintf(out, "\n");
     if (t->config->dynamic_batch.enabled)
         fprintf(out, "batch          %d to %d sequences, by the utilisation of the device\n",
                 t->config->dynamic_batch.min_batch, t->config->dynamic_batch.max_batch);

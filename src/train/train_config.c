@@ -57,7 +57,7 @@ void ds_train_config_free(ds_train_config *config) {
 int64_t ds_train_config_steps(const ds_train_config *config, int64_t seq_len) {
     const int64_t steps = config->training.steps, tokens = config->training.tokens;
     if (tokens == DS_TRAIN_AUTO)
-        return steps;
+        return steps == DS_TRAIN_AUTO ? DS_TRAIN_MOST_STEPS : steps;
     /* In double, since the batch alone may reach 1e12 samples. */
     const double per_step = (double)config->training.global_batch * (double)seq_len;
     const double quotient = (double)tokens / per_step;

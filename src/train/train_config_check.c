@@ -27,6 +27,10 @@ static ds_status check_precision(const ds_config *reader, ds_train_config *c) {
     if (!mixed && (fp16 || bf16))
         return ds_config_fail(reader, fp16 ? "precision.fp16" : "precision.bf16",
                               "mode is full, but %s is true; %s", fp16 ? "fp16" : "bf16", accepted);
+    if (c->precision.loss_scale > 0 && !fp16)
+        return ds_config_fail(reader, "precision.loss_scale",
+                              "%g has no effect without fp16; accepted with %s: dynamic",
+                              c->precision.loss_scale, bf16 ? "bf16" : "fp32");
     if (c->precision.min_loss_scale > c->precision.initial_loss_scale)
         return ds_config_fail(reader, "precision.min_loss_scale",
                               "%g is above initial_loss_scale, %g", c->precision.min_loss_scale,
@@ -100,6 +104,10 @@ static ds_status check_dynamic_batch(const ds_config *reader, const ds_train_con
     if (c->training.tokens != DS_TRAIN_AUTO)
         return ds_config_fail(reader, "training.tokens",
                               "with dynamic_batch.enabled tokens do not tell the number of steps; "
+                              "give training.steps instead");
+    if (c->training.duration_s != DS_TRAIN_AUTO)
+        return ds_config_fail(reader, "training.duration",
+                              "with dynamic_batch.enabled steps do not take the same time; "
                               "give training.steps instead");
     return DS_OK;
 }
@@ -183,10 +191,15 @@ static ds_status check_data(const ds_config *reader, ds_train_config *c) {
 }
 
 static ds_status check_training(const ds_config *reader, ds_train_config *c) {
-    if (c->training.steps == DS_TRAIN_AUTO && c->training.tokens == DS_TRAIN_AUTO)
+    const bool timed = c->training.duration_s != DS_TRAIN_AUTO;
+    if (c->training.steps == DS_TRAIN_AUTO && c->training.tokens == DS_TRAIN_AUTO && !timed)
         c->training.steps = DEFAULT_STEPS;
     const int64_t steps = c->training.steps, warmup = c->schedule.warmup_steps;
     const int64_t decay = c->schedule.decay_steps;
+    if (decay != DS_TRAIN_AUTO && timed)
+        return ds_config_fail(reader, "schedule.decay_steps",
+                              "with training.duration the number of steps is not known before; "
+                              "leave one of them out");
     if (decay != DS_TRAIN_AUTO && c->schedule.name != DS_TRAIN_WSD && decay < warmup)
         return ds_config_fail(reader, "schedule.decay_steps",
                               "%" PRId64 " ends before warmup_steps, %" PRId64, decay, warmup);

@@ -30,9 +30,12 @@ static const ds_config_word modes[] = {
     {"full", DS_TRAIN_FULL, "everything in fp32"},
     {NULL, 0, NULL}};
 static const ds_config_word optimizers[] = {
-    {"adamw", DS_TRAIN_ADAMW, NULL}, {"sgd", DS_TRAIN_SGD, NULL},
-    {"lion", DS_TRAIN_LION, NULL},   {"adafactor", DS_TRAIN_ADAFACTOR, NULL},
-    {"muon", DS_TRAIN_MUON, NULL},   {NULL, 0, NULL}};
+    {"adamw", DS_TRAIN_ADAMW, "beta1, beta2, eps"},
+    {"sgd", DS_TRAIN_SGD, "momentum"},
+    {"lion", DS_TRAIN_LION, "beta1, beta2"},
+    {"adafactor", DS_TRAIN_ADAFACTOR, "no state of the size of the parameters"},
+    {"muon", DS_TRAIN_MUON, "momentum; AdamW with beta1, beta2, eps for what is no hidden matrix"},
+    {NULL, 0, NULL}};
 static const ds_config_word schedules[] = {
     {"cosine", DS_TRAIN_COSINE, NULL},
     {"linear", DS_TRAIN_LINEAR, NULL},
@@ -43,6 +46,16 @@ static const ds_config_word nan_policies[] = {
     {"stop", DS_TRAIN_NAN_STOP, "end the run with a message"},
     {"skip", DS_TRAIN_NAN_SKIP, "leave the step out"},
     {"rewind", DS_TRAIN_NAN_REWIND, "go back to the last checkpoint and leave the batch out"},
+    {NULL, 0, NULL}};
+static const ds_config_word quantisation_modes[] = {
+    {"none", DS_TRAIN_QUANTISATION_NONE, NULL},
+    {"qat", DS_TRAIN_QAT, "products see the rounding of the quantised model; gradients pass by it"},
+    {NULL, 0, NULL}};
+static const ds_config_word quantised_dtypes[] = {
+    {"int8", DS_I8, "a scale for each output channel"}, {NULL, 0, NULL}};
+static const ds_config_word quantised_activations[] = {
+    {"int8", DS_I8, "a scale for each token"},
+    {"none", DS_F32, "activations stay as precision has them"},
     {NULL, 0, NULL}};
 static const ds_config_word recomputes[] = {
     {"none", DS_TRAIN_RECOMPUTE_NONE, "keep all activations"},
@@ -90,7 +103,7 @@ static const ds_config_table source_table = {.title = "source",
 #define BETWEEN(low, high) .range = {.min = (low), .max = (high)}
 #define ABOVE(low)         .range = {.min = (low), .max = INFINITY, .above_min = true}
 #define FRACTION           .range = {.min = 0, .max = 1, .below_max = true}
-#define MAX_STEPS          1e15
+#define MAX_STEPS          DS_TRAIN_MOST_STEPS
 
 static const ds_config_key keys[] = {
     {.path = "device",
@@ -413,7 +426,7 @@ static const ds_config_key keys[] = {
      .words = automatic,
      .fallback = "auto",
      .unit = "steps",
-     .help = "optimizer steps; auto: given by tokens, or 1000"},
+     .help = "optimizer steps; auto: given by tokens or duration, or 1000"},
     {.path = "training.tokens",
      .type = DS_CONFIG_COUNT,
      AT(training.tokens),
@@ -422,6 +435,14 @@ static const ds_config_key keys[] = {
      .fallback = "auto",
      .unit = "tokens",
      .help = "tokens to train on; where steps are given too, what is reached first ends the run"},
+    {.path = "training.duration",
+     .type = DS_CONFIG_DURATION,
+     AT(training.duration_s),
+     .range = {.min = 0, .max = 1e9, .above_min = true},
+     .words = automatic,
+     .fallback = "auto",
+     .help = "about how long to train: as many steps as fit, at most steps or tokens where they "
+             "are given; warm-up is then a tenth of them at most"},
     {.path = "training.micro_batch",
      .type = DS_CONFIG_INT,
      AT(training.micro_batch),
@@ -496,7 +517,8 @@ static const ds_config_key keys[] = {
      AT(training.nan_policy),
      .words = nan_policies,
      .fallback = "stop",
-     .help = "when the loss or a gradient is not finite (overflow of a dynamic loss scale aside)"},
+     .help = "when the loss or a gradient is not finite (overflow of a dynamic loss scale aside); "
+             "skip ends after 10 steps in a row, rewind after 3 that did not get past the step"},
 
     {.path = "dynamic_batch.enabled",
      .type = DS_CONFIG_BOOL,
@@ -564,6 +586,26 @@ static const ds_config_key keys[] = {
      .type = DS_CONFIG_PATH,
      AT(memory.offload_path),
      .help = "folder for offload: file"},
+
+    {.path = "quantization.mode",
+     .type = DS_CONFIG_ENUM,
+     AT(quantization.mode),
+     .words = quantisation_modes,
+     .fallback = "none",
+     .help = "quantisation-aware training; the result is quantised by `deepseek-quantize` or by "
+             "`--dtype int8` where it is loaded, with the very numbers of training"},
+    {.path = "quantization.dtype",
+     .type = DS_CONFIG_ENUM,
+     AT(quantization.dtype),
+     .words = quantised_dtypes,
+     .fallback = "int8",
+     .help = "of the weights"},
+    {.path = "quantization.activations",
+     .type = DS_CONFIG_ENUM,
+     AT(quantization.activations),
+     .words = quantised_activations,
+     .fallback = "int8",
+     .help = "of what is multiplied by them"},
 
     {.path = "kernels.fused_attention",
      .type = DS_CONFIG_BOOL,
@@ -649,6 +691,7 @@ static const ds_config_section sections[] = {
     {"training", "Length, batch, seeds, and what is reported."},
     {"dynamic_batch", "A batch that follows the utilisation of the device (adaptive batching)."},
     {"memory", "Time for memory."},
+    {"quantization", "Training for int8 inference."},
     {"kernels", "Switches for comparison and debugging."},
     {"checkpoint", "The run folder and what survives a crash."},
     {"supervise", "Restarts from the newest checkpoint that verifies."},

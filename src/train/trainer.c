@@ -44,7 +44,7 @@ bool ds_trainer_finished(const ds_trainer *t) {
 /* ---- one step
  * ------------------------------------------------------------------------------------ */
 
-static ds_status accumulate_gradients(ds_trainer *t, double *loss) {
+ds_status ds_trainer_gradients(ds_trainer *t, double *loss) {
     const int64_t n = t->batch.n_predicted > 0 ? t->batch.n_predicted : 1;
     const float seed = t->progress.scaler.scale / (float)n;
     *loss = 0;
@@ -79,7 +79,7 @@ static ds_status train_step(ds_trainer *t, float rate, bool *rewound) {
     float norm = 0;
     DS_TRY(ds_step_batch_fill(t, t->train_data, t->n_micro, &t->batch));
     const double start = ds_clock_s();
-    DS_TRY(accumulate_gradients(t, &loss));
+    DS_TRY(ds_trainer_gradients(t, &loss));
     t->adaptive.gradients_s = ds_clock_s() - start;
     DS_TRY(update_parameters(t, rate, &norm));
     t->last_loss = loss;
@@ -235,7 +235,9 @@ ds_status ds_trainer_run(ds_trainer *t) {
                               t->config->dynamic_batch.measure == DS_TRAIN_MEASURE_PEAK;
     if (t->display || aims_at_peak) /* the display shows the share of it */
         t->peak_flops_per_s = ds_backend_peak_flops(t->backend, ds_train_config_dtype(t->config));
-    t->start_s = t->run_start_s = ds_clock_s();
+    t->start_s = ds_clock_s();
+    DS_TRY(ds_trainer_fit_duration(t));
+    t->run_start_s = ds_clock_s();
     t->steps_this_run = 0;
     while (!ds_trainer_finished(t) && !atomic_load(&t->stop))
         DS_TRY(run_step(t));

@@ -1,6 +1,7 @@
 /* The trainer from inside. Its parts: setup.c makes it, training_data.c opens what it learns from,
- * trainer.c runs it, adaptive_batch.c chooses the batch, evaluate.c looks at the model in between,
- * not_finite.c deals with NaN and overflow, save.c writes and reads checkpoints.
+ * trainer.c runs it, duration.c finds how many steps fit into a time, adaptive_batch.c chooses the
+ * batch, evaluate.c looks at the model in between, not_finite.c deals with NaN and overflow, save.c
+ * writes and reads checkpoints.
  */
 #ifndef DS_TRAIN_TRAINER_H
 #define DS_TRAIN_TRAINER_H
@@ -111,6 +112,15 @@ void ds_trainer_sample(ds_trainer *t); /* what fails is only told: it is there t
 ds_status ds_trainer_handle_not_finite(ds_trainer *t, bool *rewound);
 /* After a step that went well. */
 void ds_trainer_note_finite(ds_trainer *t);
+
+/* setup.c: a run of so many steps, its learning rate with it */
+void ds_trainer_set_steps(ds_trainer *t, int64_t steps);
+
+/* trainer.c: the gradients of t->batch, and its mean loss */
+ds_status ds_trainer_gradients(ds_trainer *t, double *loss);
+
+/* duration.c: as many steps as fit into training.duration, where it is given */
+ds_status ds_trainer_fit_duration(ds_trainer *t);
 
 /* adaptive_batch.c: the number of micro-batches, and the state that it follows, of a new run */
 ds_status ds_trainer_batch_new(ds_trainer *t);

@@ -121,6 +121,36 @@ static void test_writes_what_the_reference_writes(void **state) {
     free(have);
 }
 
+/* The sum is made on the way where bytes come in the order of the file; where some come twice, it
+ * is that of the last. */
+static void test_the_sum_is_that_of_the_file(void **state) {
+    (void)state;
+    enum { N = 3, SIZE = 1000 };
+    static const ds_safetensors_entry three[N] = {
+        {"c", DS_I8, 1, {SIZE}}, {"a", DS_I8, 1, {SIZE}}, {"b", DS_F32, 1, {SIZE / 4}}};
+    unsigned char data[SIZE];
+    for (int i = 0; i < SIZE; i++)
+        data[i] = (unsigned char)(i * 7);
+    for (int twice = 0; twice < 2; twice++) {
+        ds_safetensors_writer *w = NULL;
+        char md5[33], md5_of_file[33];
+        const char *path = in_folder("sum.safetensors");
+        assert_int_equal(ds_safetensors_writer_new(path, three, N, NULL, &w), DS_OK);
+        assert_int_equal(ds_safetensors_writer_index(w, 0), 2); /* wider types come first */
+        for (size_t place = 0; place < N; place++) {
+            const size_t i = ds_safetensors_writer_index(w, place);
+            data[0]++;
+            assert_int_equal(ds_safetensors_writer_write(w, i, 0, data, SIZE), DS_OK);
+            data[1]++;
+            if (twice)
+                assert_int_equal(ds_safetensors_writer_write(w, i, 0, data, SIZE), DS_OK);
+        }
+        assert_int_equal(ds_safetensors_writer_close(w, md5), DS_OK);
+        assert_int_equal(ds_md5_of_file(path, md5_of_file), DS_OK);
+        assert_string_equal(md5, md5_of_file);
+    }
+}
+
 static ds_status parse(const char *header, size_t data_size) {
     unsigned char bytes[4096] = {0};
     const size_t n = strlen(header);
@@ -366,6 +396,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads_the_reference_file),
         cmocka_unit_test(test_writes_what_the_reference_writes),
+        cmocka_unit_test(test_the_sum_is_that_of_the_file),
         cmocka_unit_test(test_lying_headers_are_named),
         cmocka_unit_test(test_foreign_types_are_listed_but_not_found),
         cmocka_unit_test(test_shards_open_as_one),

@@ -49,5 +49,14 @@ expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lin
 expect "checkpoints" 'write: tensors, MD5, synced +[0-9.]+ GB/s' "$(table startup)"
 [ -z "$(ls "$work" | grep checkpoint)" ] || { echo "FAILED: a checkpoint was left behind"; failures=$((failures + 1)); }
 
+"$programs/bench_random_model" tiny "$work/tiny"
+echo "$limits" >"$work/lines"
+printf 'decode 4\nprefill 40\nread\nresident\n' | "$programs/bench_generate" "$work/tiny" | grep '^{' >>"$work/lines"
+echo '{"who": "peer 1", "model": "tiny", "case": "decode 4", "tokens": 4, "seconds": 4}' >>"$work/lines"
+expect "ours in bf16" 'ours bf16 +[0-9.]+ [mu]?s' "$(table generate)"
+expect "the peer of decoding" 'peer 1 +4\.00 s +1\.0 ' "$(table generate)"
+expect "the limits of generating" 'limit: arithmetic' "$(table generate)"
+expect "resident memory" 'tiny +[0-9.]+ MB +0\.2 MB' "$(table resident)"
+
 [ "$failures" -eq 0 ] && echo "all passed"
 exit "$((failures > 0))"

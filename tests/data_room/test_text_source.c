@@ -187,6 +187,12 @@ static void check_large(size_t size, const char *unit) {
     ds_text_clear(&want);
 }
 
+static void test_what_is_no_text_is_named(void **state) {
+    (void)state;
+    put_file("tokens.txt", "PK\3\4\0\0", 6);
+    expect_failure("tokens.txt", DS_INVALID, "tokens.txt: not text (byte 4 is zero)");
+}
+
 static void test_large_files_come_in_pieces(void **state) {
     (void)state;
     check_large((9 << 20) + 17, "a line of text\n");
@@ -223,6 +229,7 @@ int main(void) {
         cmocka_unit_test(test_folders_in_byte_order),
         cmocka_unit_test(test_bad_lines_are_named),
         cmocka_unit_test(test_damaged_gzip_is_named),
+        cmocka_unit_test(test_what_is_no_text_is_named),
         cmocka_unit_test(test_large_files_come_in_pieces),
         cmocka_unit_test(test_allocation_failures_are_reported),
     };

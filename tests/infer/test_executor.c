@@ -6,7 +6,10 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,6 +170,9 @@ static void bad_requests_are_refused(void **unused) {
     assert_int_equal(ds_async_executor_submit(e, &empty, &id), DS_INVALID);
     assert_int_equal(ds_async_executor_submit(e, &full, &id), DS_INVALID);
     assert_non_null(strstr(ds_error(), "may have 24"));
+    const ds_request many = {.prompt = tokens, .n_prompt = 2, .top_logprobs = 21};
+    assert_int_equal(ds_async_executor_submit(e, &many, &id), DS_INVALID);
+    assert_non_null(strstr(ds_error(), "top_logprobs 21"));
     tokens[1] = 61;
     assert_int_equal(
         ds_async_executor_submit(e, &(ds_request){.prompt = tokens, .n_prompt = 2}, &id),
@@ -192,8 +198,17 @@ typedef struct diary {
     int n_tokens, n_ends;
     ds_finish finish;
     int32_t tokens[64];
-    bool ordered, logprobs_are_negative;
+    bool ordered, logprobs_are_negative, top_is_the_greedy_one;
 } diary;
+
+/* Drawn greedily the token is the likeliest one, and the others follow in order. */
+static bool is_top(const ds_event *event) {
+    bool good = event->n_top == 3 && event->top[0].token == event->token &&
+                event->top[0].logprob == event->logprob;
+    for (int i = 1; i < event->n_top; i++)
+        good = good && event->top[i].logprob <= event->top[i - 1].logprob;
+    return good;
+}
 
 static void note(const ds_event *event, void *context) {
     diary *l = context;
@@ -201,6 +216,7 @@ static void note(const ds_event *event, void *context) {
     if (event->finish == DS_FINISH_NONE) {
         l->ordered = l->ordered && event->index == l->n_tokens && l->n_ends == 0;
         l->logprobs_are_negative = l->logprobs_are_negative && event->logprob < 0;
+        l->top_is_the_greedy_one = l->top_is_the_greedy_one && is_top(event);
         l->tokens[l->n_tokens++ % 64] = event->token;
     } else {
         l->finish = event->finish;
@@ -215,7 +231,7 @@ static diary *new_diary(void) {
     assert_non_null(l);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
-    l->ordered = l->logprobs_are_negative = true;
+    l->ordered = l->logprobs_are_negative = l->top_is_the_greedy_one = true;
     return l;
 }
 
@@ -238,11 +254,12 @@ static void events_come_in_order(void **unused) {
                     .n_prompt = 3,
                     .max_tokens = 9,
                     .logprobs = true,
+                    .top_logprobs = 3,
                     .on_event = note,
                     .context = l};
     require(ds_async_executor_submit(e, &q, &id));
     await_end(l);
-    assert_true(l->ordered && l->logprobs_are_negative);
+    assert_true(l->ordered && l->logprobs_are_negative && l->top_is_the_greedy_one);
     assert_int_equal(l->n_tokens, 9);
     assert_int_equal(l->finish, DS_FINISH_LENGTH);
     q.stop_tokens = &l->tokens[4]; /* where it comes first */
@@ -297,6 +314,89 @@ static void cancelled_requests_end(void **unused) {
     ds_async_executor_free(e);
     assert_int_equal(l->n_ends, 1);
     free(l);
+    ds_model_free(m);
+}
+
+/* ---- hooks -----------------------------------------------------------------------------------
+ */
+
+typedef struct rules {
+    int n_calls, n_events, n_wrong_tops;
+    int64_t last_answer;
+    int32_t told[32];
+    bool agrees, forbid_all;
+    ds_finish finish;
+    atomic_bool ended;
+} rules;
+
+/* Only the token after the last one, modulo 7, is allowed. */
+static void allow_one(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context) {
+    rules *l = context;
+    const int32_t allowed = n_answer > 0 ? (answer[n_answer - 1] + 1) % 7 : 3;
+    l->agrees = l->agrees && n_answer == l->n_calls;
+    l->n_calls++;
+    for (int64_t i = 0; i < n; i++)
+        if (i != allowed || l->forbid_all)
+            logits[i] = -INFINITY;
+}
+
+static void check_tops(const ds_event *event, void *context) {
+    rules *l = context;
+    if (event->finish != DS_FINISH_NONE) {
+        l->finish = event->finish;
+        atomic_store(&l->ended, true);
+        return;
+    }
+    l->told[l->n_events++ % 32] = event->token;
+    l->n_wrong_tops += event->n_top != 5;
+    for (int i = 0; i < event->n_top; i++) {
+        l->n_wrong_tops += i > 0 && event->top[i].logprob > event->top[i - 1].logprob;
+        l->n_wrong_tops +=
+            event->top[i].token == event->token && event->top[i].logprob != event->logprob;
+        l->n_wrong_tops += event->logprob > event->top[0].logprob;
+    }
+}
+
+static void run_rules(ds_async_executor *e, rules *l) {
+    const int32_t prompt[] = {3, 1, 4};
+    uint64_t id;
+    const ds_request q = {.prompt = prompt,
+                          .n_prompt = 3,
+                          .max_tokens = 9,
+                          .logprobs = true,
+                          .top_logprobs = 5,
+                          .on_logits = allow_one,
+                          .on_event = check_tops,
+                          .context = l};
+    l->agrees = true;
+    require(ds_async_executor_submit(e, &q, &id));
+    while (!atomic_load(&l->ended))
+        sched_yield();
+}
+
+static void hooks_decide_what_is_drawn(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ds_async_executor *e = NULL;
+    uint64_t id;
+    rules l = {0}, none = {.forbid_all = true};
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    run_rules(e, &l);
+    assert_true(l.agrees);
+    assert_int_equal(l.finish, DS_FINISH_LENGTH);
+    assert_int_equal(l.n_calls, 9);
+    assert_int_equal(l.n_events, 9);
+    assert_int_equal(l.n_wrong_tops, 0);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal(l.told[i], (3 + i) % 7);
+    run_rules(e, &none);
+    assert_int_equal(none.finish, DS_FINISH_ERROR);
+    assert_int_equal(none.n_events, 0);
+    const int32_t prompt[] = {1};
+    const ds_request many = {.prompt = prompt, .n_prompt = 1, .top_logprobs = 21};
+    assert_int_equal(ds_async_executor_submit(e, &many, &id), DS_INVALID);
+    ds_async_executor_free(e);
     ds_model_free(m);
 }
 
@@ -370,6 +470,7 @@ int main(void) {
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(events_come_in_order),
         cmocka_unit_test(cancelled_requests_end),
+        cmocka_unit_test(hooks_decide_what_is_drawn),
         cmocka_unit_test(none_is_lost_and_none_comes_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,7 +89,7 @@ static const struct {
     {"zzz: 1\n",
      "f.yaml:1:1: unknown key 'zzz'; accepted here: device, threads, "
      "gradient_accumulation_steps, fused_attention, out_dir, model, data, precision, optimizer, "
-     "schedule, training, dynamic_batch, memory, kernels, checkpoint, supervise"},
+     "schedule, training, dynamic_batch, memory, quantization, kernels, checkpoint, supervise"},
     {"optimizer:\n  gradient_clipp1ng: 1\n",
      "f.yaml:2:3: unknown key 'optimizer.gradient_clipp1ng'; accepted here: name, learning_rate, "
      "beta1, beta2, eps, weight_decay, momentum, grad_clip"},
@@ -209,6 +209,18 @@ static const struct {
     {"dynamic_batch: {enabled: true}\ntraining: {tokens: 1M}\n",
      "f.yaml:2:20: training.tokens: with dynamic_batch.enabled tokens do not tell the number of "
      "steps; give training.steps instead"},
+    {"dynamic_batch: {enabled: true}\ntraining: {duration: 1h}\n",
+     "f.yaml:2:22: training.duration: with dynamic_batch.enabled steps do not take the same time; "
+     "give training.steps instead"},
+    {"training: {duration: soon}\n",
+     "f.yaml:1:22: training.duration: 'soon'; expected a time such as 500ms, 30s or "
+     "5min > 0 and <= 1e+09 or auto"},
+    {"training: {duration: 1h}\nschedule: {warmup_steps: 2, decay_steps: 10}\n",
+     "f.yaml:2:42: schedule.decay_steps: with training.duration the number of steps is not known "
+     "before; leave one of them out"},
+    {"precision: {mode: mixed, bf16: true, loss_scale: 1024}\n",
+     "f.yaml:1:50: precision.loss_scale: 1024 has no effect without fp16; accepted with bf16: "
+     "dynamic"},
     {"training: {global_batch: 1T, micro_batch: 1}\n",
      "f.yaml:1:26: training.global_batch: 1000000000000 would need gradient_accumulation_steps "
      "1000000000000; accepted: up to 1000000"},

@@ -137,6 +137,41 @@ static void test_experts_are_saved_one_by_one(void **state) {
     ds_safetensors_close(file);
 }
 
+/* The last recorded learning rate of a run, and how many there are. */
+static double last_rate(const char *folder, size_t *n) {
+    double *rates = NULL;
+    *n = recorded(folder, "learning_rate", NULL, &rates);
+    const double last = *n > 0 ? rates[*n - 1] : 0;
+    free(rates);
+    return last;
+}
+
+/* How many steps fit is the machine's affair; what they are planned for is not. */
+static void test_a_duration_becomes_steps(void **state) {
+    (void)state;
+    size_t steps = 0, again = 0, longer = 0, few = 0;
+    const char *const half_second[] = {"training.duration=500ms", "training.steps=1M",
+                                       "schedule.min_lr_ratio=0.01"};
+    run("timed", half_second, 3);
+    const double rate = last_rate("timed", &steps);
+    assert_in_range(steps, 1, 100000);
+    if (steps > 100) /* the schedule went its whole way */
+        assert_true(rate < 0.02 * 1e-2);
+    run("timed", half_second, 3); /* the number of steps is kept, however fast it goes now */
+    last_rate("timed", &again);
+    assert_int_equal(again, steps);
+    char most[32];
+    snprintf(most, sizeof most, "training.steps=%zu", steps + 2);
+    const char *const more[] = {"training.duration=1h", most}; /* what is reached first ends it */
+    run("timed", more, 2);
+    last_rate("timed", &longer);
+    assert_int_equal(longer, steps + 2);
+    const char *const three[] = {"training.duration=1h", "training.steps=3"};
+    run("timed-few", three, 2);
+    last_rate("timed-few", &few);
+    assert_int_equal(few, 3);
+}
+
 static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     (void)state;
     const char *const overrides[] = {"checkpoint.interval=10"};
@@ -150,7 +185,8 @@ static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     assert_int_equal(ds_checkpoint_verify(file_in("damaged", "checkpoints/step-00000020", path)),
                      DS_CORRUPT);
     assert_non_null(strstr(ds_error(), "model.safetensors"));
-    assert_int_equal(ds_checkpoint_find(file_in("damaged", "checkpoints", path), found), DS_OK);
+    assert_int_equal(
+        ds_checkpoint_find(file_in("damaged", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
     assert_non_null(strstr(found, "step-00000010"));
     run("damaged", overrides, 1); /* from step 10 on again */
     run("intact", overrides, 1);
@@ -183,7 +219,8 @@ static void test_a_full_disk_keeps_the_former_checkpoint(void **state) {
         assert_int_equal(ds_checkpoint_write(w, s, 30, &file, 1), DS_OK); /* in the background */
         assert_int_equal(ds_checkpoint_wait(w), DS_IO);
         ds_fault_arm((ds_fault)kind, 0);
-        assert_int_equal(ds_checkpoint_find(file_in("full", "checkpoints", path), found), DS_OK);
+        assert_int_equal(
+            ds_checkpoint_find(file_in("full", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
         assert_non_null(strstr(found, "step-00000020"));
         ds_checkpoint_writer_free(w);
         ds_graph_free(g);
@@ -273,6 +310,7 @@ int main(void) {
         cmocka_unit_test(test_experts_are_saved_one_by_one),
         cmocka_unit_test(test_the_batch_follows_utilisation),
         cmocka_unit_test(test_a_dynamic_batch_resumes_bitwise),
+        cmocka_unit_test(test_a_duration_becomes_steps),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
         cmocka_unit_test(test_no_switch_changes_the_result),

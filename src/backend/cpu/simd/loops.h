@@ -58,6 +58,10 @@ void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t en
                        float lse, float through);
 void SIMD(rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
                   float *yb, int64_t n);
+void SIMD(dots)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
+                int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
+void SIMD(axpys)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
+                 int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
 void SIMD(dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);
 void SIMD(quantise)(const float *x, float scale, int8_t *q, int64_t n);
 void SIMD(dequantise)(ds_dtype dtype, const void *q, float scale, float *y, int64_t n);
