@@ -38,7 +38,8 @@ seed() { # $1: a fuzzer, $2 …: files that it starts from
 run_fuzzers() {
     ./setup.sh fuzz
     seed fuzz_config configs/*.yaml
-    seed fuzz_model tests/data/goldens/*/config.json
+    seed fuzz_model tests/data/goldens/*/config.json tests/data/goldens/quantised/*/config.json
+    seed fuzz_quantised tests/data/goldens/quantised/seed_*/model.safetensors
     seed fuzz_gguf tests/data/gguf/*.gguf
     seed fuzz_vocabulary tests/data/tokenizers/*.json tests/data/tokenizers/*.model \
         tests/data/tokenizers/*.txt tests/data/gguf/*.gguf

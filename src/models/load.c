@@ -80,6 +80,11 @@ typedef struct loading {
     quantised *quantised;
     size_t n_quantised;
     ds_weight_format made; /* of what is quantised here */
+    /* Of the copy of an embedding that is the projection too, beside weights of 4 bits: rows are
+     * still looked up in floats, but the product reads all of it for every token, half the bytes of
+     * bf16, which else were more than those of all other weights of a small model. Beside weights
+     * of 8 bits there is none: they give the numbers that quantisation-aware training saw. */
+    ds_weight_format made_of_tied;
 } loading;
 
 static const ds_safetensor *look_up(const loading *l, const char *name) {
@@ -440,7 +445,7 @@ static ds_status declare_apart(const loading *l, const quantised *q) {
     return declare_beside(l, q, DS_OUTLIERS, ds_type_of(DS_BF16, 2, dims));
 }
 
-/* *is_quantised: whether the parameter is kept so, and declared. */
+/* *is_quantised: whether the parameter is kept so, and in no other way, and declared. */
 static ds_status declare_quantised(loading *l, const ds_node *param, ds_product_side side,
                                    bool *is_quantised) {
     const ds_safetensor *scale = NULL;
@@ -452,10 +457,11 @@ static ds_status declare_quantised(loading *l, const ds_node *param, ds_product_
     *is_quantised = false;
     if (side == DS_NO_PRODUCT)
         return DS_OK;
-    DS_TRY(format_in_file(l, &q, &q.format, &scale));
+    if (side != DS_TIED)
+        DS_TRY(format_in_file(l, &q, &q.format, &scale));
     q.is_made = q.format.bits == 0;
     if (q.is_made)
-        q.format = l->made;
+        q.format = side == DS_TIED ? l->made_of_tied : l->made;
     if (q.format.bits == 0)
         return DS_OK;
     const bool is_bytes = q.format.bits == 8;
@@ -471,7 +477,7 @@ static ds_status declare_quantised(loading *l, const ds_node *param, ds_product_
     if (!q.is_made)
         DS_TRY(declare_apart(l, &q));
     l->quantised[l->n_quantised++] = q;
-    *is_quantised = true;
+    *is_quantised = side != DS_TIED;
     return DS_OK;
 }
 
@@ -489,6 +495,8 @@ static bool is_quantised_already(const ds_safetensors *file) {
 static ds_status declare_stored(loading *l, const ds_graph *g, const ds_storage *storage) {
     if (!is_quantised_already(l->file))
         l->made = storage->weights;
+    if (storage->weights.bits == 4)
+        l->made_of_tied = (ds_weight_format){.bits = 8};
     bool *is_matrix = find_matrices(g);
     ds_product_side *sides = ds_product_parameters(g);
     l->quantised = ds_calloc(g->n_nodes + 1, sizeof *l->quantised);
