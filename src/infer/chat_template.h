@@ -7,12 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include "deepseek/status.h"
-
-typedef struct ds_chat_message {
-    const char *role; /* "system", "user" or "assistant" */
-    const char *content;
-} ds_chat_message;
+#include "deepseek/chat.h"
 
 typedef struct ds_chat_family ds_chat_family;
 
