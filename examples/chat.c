@@ -57,15 +57,15 @@ static void on_event(const ds_event *event, void *context) {
 }
 
 /* Goes on from the messages; the answer's text is the caller's to free(), NULL for a failure. */
-static char *answer(ds_async_executor *executor, const ds_model *model, const ds_chat *chat,
-                    const ds_chat_message *messages, size_t n_messages) {
+static char *answer(ds_async_executor *executor, const ds_model *model, const ds_chat_format *chat,
+                    const ds_chat_turn *messages, size_t n_messages) {
     int32_t *prompt = NULL;
     size_t n = 0;
     uint64_t id = 0;
     turn t = {.words = ds_detokenizer_new(ds_model_get_tokenizer(model))};
     pthread_mutex_init(&t.lock, NULL);
     pthread_cond_init(&t.end, NULL);
-    ds_status status = ds_chat_encode(chat, messages, n_messages, &prompt, &n);
+    ds_status status = ds_chat_format_encode(chat, messages, n_messages, &prompt, &n);
     ds_request request = {.prompt = prompt,
                           .n_prompt = (int64_t)n,
                           .sampling = {.temperature = 0.7f, .top_p = 0.95f, .seed = n},
@@ -88,24 +88,24 @@ static char *answer(ds_async_executor *executor, const ds_model *model, const ds
 }
 
 /* Turns until the input ends; every other message of `said` is an answer. */
-static void converse(ds_async_executor *executor, const ds_model *model, const ds_chat *chat,
+static void converse(ds_async_executor *executor, const ds_model *model, const ds_chat_format *chat,
                      const char *system) {
-    ds_chat_message said[MOST_MESSAGES];
+    ds_chat_turn said[MOST_MESSAGES];
     char *owned[MOST_MESSAGES] = {NULL};
     size_t n = 0;
     if (system)
-        said[n++] = (ds_chat_message){"system", system};
+        said[n++] = (ds_chat_turn){"system", system};
     while (n + 2 <= MOST_MESSAGES) {
         printf("\n> ");
         fflush(stdout);
         if (getline(&owned[n], &(size_t){0}, stdin) <= 1)
             break;
         owned[n][strcspn(owned[n], "\n")] = '\0';
-        said[n] = (ds_chat_message){"user", owned[n]};
+        said[n] = (ds_chat_turn){"user", owned[n]};
         owned[n + 1] = answer(executor, model, chat, said, n + 1);
         if (!owned[n + 1])
             break;
-        said[n + 1] = (ds_chat_message){"assistant", owned[n + 1]};
+        said[n + 1] = (ds_chat_turn){"assistant", owned[n + 1]};
         n += 2;
     }
     for (size_t i = 0; i < MOST_MESSAGES; i++)
@@ -115,7 +115,7 @@ static void converse(ds_async_executor *executor, const ds_model *model, const d
 
 int main(int argc, char **argv) {
     ds_model *model = NULL;
-    ds_chat *chat = NULL;
+    ds_chat_format *chat = NULL;
     ds_async_executor *executor = NULL;
     if (argc < 2) {
         puts("usage: chat MODEL [SYSTEM_PROMPT]");
@@ -123,14 +123,14 @@ int main(int argc, char **argv) {
     }
     const ds_async_executor_opts opts = {.max_batch_size = 1};
     const bool ready = ds_model_from_pretrained(argv[1], (ds_model_opts){0}, &model) == DS_OK &&
-                       ds_chat_new(model, &chat) == DS_OK &&
+                       ds_chat_format_new(model, &chat) == DS_OK &&
                        ds_async_executor_new(model, opts, &executor) == DS_OK;
     if (ready)
         converse(executor, model, chat, argc > 2 ? argv[2] : NULL);
     else
         fprintf(stderr, "%s\n", ds_error());
     ds_async_executor_free(executor);
-    ds_chat_free(chat);
+    ds_chat_format_free(chat);
     ds_model_free(model);
     return ready ? 0 : 1;
 }

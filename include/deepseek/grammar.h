@@ -1,14 +1,16 @@
 /* Grammars: answers that have a given form, whatever the model would rather say.
  *
- *     ds_model *model;  ds_grammar *grammar;  ds_grammar_cursor *cursor;
- *     const char *schema = "{\"type\": \"object\", \"properties\": {\"age\": {\"type\":
- * \"integer\"}}, "
- *                          "\"required\": [\"age\"]}";
- *     ds_model_from_pretrained("model", (ds_model_opts){0}, &model);
- *     ds_grammar_from_json_schema(model, schema, strlen(schema), &grammar);
+ *     ds_model *model;  ds_generator *generator;  ds_grammar *grammar;  ds_grammar_cursor *cursor;
+ *     const char schema[] = "{\"type\": \"array\", \"items\": {\"type\": \"integer\"}}";
+ *     const ds_sampling sampling = {.temperature = 0.8f, .seed = 1};
+ *     int32_t id = -1;
+ *     size_t n_ends = 0;
+ *     const int32_t *ends = ds_model_end_tokens(model, &n_ends);
+ *     ds_grammar_from_json_schema(model, schema, sizeof schema - 1, &grammar);
  *     ds_grammar_cursor_new(grammar, &cursor);
- *     ds_generator_constrain(generator, cursor); // or ds_request.grammar, for the executor
- *     …
+ *     ds_generator_constrain(generator, cursor, ends, n_ends); // or ds_request.grammar
+ *     while (ds_generator_next(generator, sampling, &id) == DS_OK)
+ *         printf("%d ", id); // until the text is whole
  *     ds_grammar_cursor_free(cursor);
  *     ds_grammar_free(grammar);
  *

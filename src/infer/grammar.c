@@ -77,7 +77,8 @@ void ds_grammar_free(ds_grammar *g) {
     free(g);
 }
 
-static ds_status from_rules(ds_model *model, ds_rules *rules, const char *what, ds_grammar **out) {
+ds_status ds_grammar_from_rules(ds_model *model, ds_rules *rules, const char *what,
+                                ds_grammar **out) {
     const ds_vocab_trie *trie = NULL;
     const ds_status status = ds_model_get_trie(model, &trie);
     if (status != DS_OK) {
@@ -91,13 +92,13 @@ ds_status ds_grammar_from_json_schema(ds_model *model, const char *schema, size_
                                       ds_grammar **out) {
     ds_rules rules;
     DS_TRY(ds_json_schema_rules(schema, size, &rules));
-    return from_rules(model, &rules, "schema", out);
+    return ds_grammar_from_rules(model, &rules, "schema", out);
 }
 
 ds_status ds_grammar_from_gbnf(ds_model *model, const char *text, size_t size, ds_grammar **out) {
     ds_rules rules;
     DS_TRY(ds_gbnf_rules(text, size, &rules));
-    return from_rules(model, &rules, "grammar", out);
+    return ds_grammar_from_rules(model, &rules, "grammar", out);
 }
 
 size_t ds_grammar_bytes(ds_grammar *g) {

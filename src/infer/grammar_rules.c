@@ -1,5 +1,6 @@
 #include "infer/grammar_rules.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -382,6 +383,29 @@ static ds_status check_left_calls(const ds_rules *r, const char *what) {
                  : DS_OK;
 }
 
+static bool is_live(const ds_rules *r) {
+    return r->n_rules > 0 && r->starts[0] >= 0 && r->nodes[r->starts[0]].live;
+}
+
+/* Nothing is live: whether for want of bytes that can be spelled, and which. */
+static ds_status explain_dead(ds_rules *r, const bool spells[256], const char *what) {
+    bool all[256], used[256] = {0};
+    char missing[96] = "";
+    memset(all, true, sizeof all);
+    if (!settle(r, all) || !is_live(r))
+        return ds_fail(DS_INVALID, "%s: no text can satisfy it", what);
+    for (size_t i = 0; i < r->n_nodes; i++)
+        if (r->nodes[i].kind == DS_RULE_BYTES && r->nodes[i].low == r->nodes[i].high)
+            used[r->nodes[i].low] = true;
+    for (unsigned byte = 0x21; byte < 0x7F; byte++)
+        if (used[byte] && !spells[byte] && strlen(missing) + 3 < sizeof missing)
+            snprintf(missing + strlen(missing), 3, " %c", (char)byte);
+    return ds_fail(DS_UNSUPPORTED,
+                   "%s: the model's vocabulary cannot spell it: it has no tokens for some "
+                   "characters, such as%s",
+                   what, *missing ? missing : " those beyond ASCII");
+}
+
 ds_status ds_rules_check(ds_rules *r, const bool spells[256], const char *what) {
     if (r->out_of_memory)
         return ds_fail(DS_OUT_OF_MEMORY, "out of memory for a grammar");
@@ -391,7 +415,7 @@ ds_status ds_rules_check(ds_rules *r, const bool spells[256], const char *what) 
                        "%s: too large: repeated parts are written out, and %d places are the most "
                        "(lower the highest lengths and counts)",
                        what, DS_RULES_MOST_NODES);
-    if (r->n_rules == 0 || r->starts[0] < 0 || !r->nodes[r->starts[0]].live)
-        return ds_fail(DS_INVALID, "%s: no text can satisfy it", what);
+    if (!is_live(r))
+        return explain_dead(r, spells, what);
     return check_left_calls(r, what);
 }

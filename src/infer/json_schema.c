@@ -685,11 +685,9 @@ static int32_t put_schema(compiler *c, json_t *schema, int32_t next) {
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-static ds_status compile(compiler *c) {
-    const int32_t whole = ds_rules_new(c->rules); /* rule 0 */
+static ds_status compile(compiler *c, int32_t *rule) {
     ds_json_rules_init(&c->json, c->rules);
-    ds_rules_define(c->rules, whole,
-                    ds_rules_call(c->rules, rule_of(c, c->root, "#"), DS_RULES_END));
+    *rule = rule_of(c, c->root, "#");
     for (size_t i = 0; i < c->n_todo && c->status == DS_OK; i++) {
         const pending p = c->todo[i];
         c->path.length = 0;
@@ -699,20 +697,27 @@ static ds_status compile(compiler *c) {
     return c->status;
 }
 
-ds_status ds_json_schema_rules(const char *schema, size_t size, ds_rules *out) {
-    json_error_t error;
-    *out = (ds_rules){0};
-    compiler c = {.rules = out, .known = json_object()};
-    c.root = json_loadb(schema, size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
-    ds_status status = c.root ? DS_OK
-                              : ds_fail(DS_INVALID, "schema: no valid JSON: line %d, column %d: %s",
-                                        error.line, error.column, error.text);
-    if (status == DS_OK)
-        status = compile(&c);
-    json_decref(c.root);
+ds_status ds_json_schema_add(ds_rules *rules, json_t *schema, int32_t *rule) {
+    compiler c = {.rules = rules, .root = schema, .known = json_object()};
+    const ds_status status = c.known ? compile(&c, rule) : DS_OUT_OF_MEMORY;
     json_decref(c.known);
     ds_text_clear(&c.path);
     free(c.todo);
+    return status;
+}
+
+ds_status ds_json_schema_rules(const char *schema, size_t size, ds_rules *out) {
+    json_error_t error;
+    int32_t rule = -1;
+    *out = (ds_rules){0};
+    json_t *root = json_loadb(schema, size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &error);
+    if (!root)
+        return ds_fail(DS_INVALID, "schema: no valid JSON: line %d, column %d: %s", error.line,
+                       error.column, error.text);
+    const int32_t whole = ds_rules_new(out); /* rule 0 */
+    const ds_status status = ds_json_schema_add(out, root, &rule);
+    ds_rules_define(out, whole, ds_rules_call(out, rule, DS_RULES_END));
+    json_decref(root);
     if (status != DS_OK)
         ds_rules_clear(out);
     return status;

@@ -55,7 +55,7 @@ static ds_status find_preset(const char *name, char out[PATH_MAX]) {
 
 /* The model's own folder or file, or the newest whole checkpoint below a run folder. Wherever there
  * are sums, the files are what they were when they were written. */
-static ds_status find_model(const char *path, char out[PATH_MAX]) {
+static ds_status find_model(const char *path, ds_verify which, char out[PATH_MAX]) {
     char inner[PATH_MAX], preset[PATH_MAX];
     ds_model_config unused;
     if (!ds_folder_exists(path) && !ds_file_exists(path)) {
@@ -66,9 +66,9 @@ static ds_status find_model(const char *path, char out[PATH_MAX]) {
     }
     snprintf(inner, sizeof inner, "%s/checkpoints", path);
     if (ds_folder_exists(inner))
-        return ds_checkpoint_find(inner, out);
+        return ds_checkpoint_find(inner, which, out);
     snprintf(out, PATH_MAX, "%s", path);
-    return ds_checkpoint_verify_model(path);
+    return ds_checkpoint_verify_model(path, which);
 }
 
 /* The last part of the path as the user gave it. */
@@ -176,7 +176,7 @@ ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_mode
         return DS_OUT_OF_MEMORY;
     pthread_mutex_init(&m->in_use, NULL);
     pthread_mutex_init(&m->trie_lock, NULL);
-    ds_status status = find_model(path, m->path);
+    ds_status status = find_model(path, opts.verify ? DS_VERIFY_ALL : DS_VERIFY_CHANGED, m->path);
     if (status == DS_OK)
         status = ds_model_config_load(m->path, &m->config);
     if (status == DS_OK)

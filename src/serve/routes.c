@@ -7,12 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "serve/exchange.h"
 #include "serve/page.h"
 
-enum { STALL_S = 60, RETRY_S = 1 };
+enum { RETRY_S = 1 };
 
 static const char JSON[] = "application/json";
 
@@ -118,13 +119,10 @@ static ds_executor_stats stats_of(const ds_server *s) {
     return stats;
 }
 
-/* Alive unless requests are at work and the model has not taken a step for long. */
+/* Alive unless the model hangs. */
 static enum MHD_Result get_health(ds_exchange *x) {
     const ds_executor_stats stats = stats_of(x->server);
-    const double oldest_s = ds_watch_oldest_s(x->server);
-    const double since_s =
-        ds_clock_s() - (stats.last_step_s > oldest_s ? stats.last_step_s : oldest_s);
-    const bool stalled = stats.n_running > 0 && since_s > STALL_S;
+    const bool stalled = ds_metrics_stalled(&stats, ds_watch_oldest_s(x->server), ds_clock_s());
     return send_json(x, stalled ? 503 : 200,
                      json_pack("{s:s, s:I, s:I}", "status", stalled ? "stalled" : "ok", "running",
                                (json_int_t)stats.n_running, "waiting",
@@ -205,37 +203,55 @@ static bool read_request(ds_exchange *x, ds_openai_kind kind, enum MHD_Result *s
     }
     return is_served(x, x->request.model, sent);
 }
-static void complete_request(ds_exchange *x) {
-    ds_openai_request *r = &x->request;
-    const char *stop = ds_chat_family_stop(x->server->format.chat.family);
-    if (!r->has_seed)
-        r->sampling.seed = (x->server->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
-    if (r->kind == DS_OPENAI_CHAT && stop)
-        x->answer.filter.stops[x->answer.filter.n_stops++] = stop;
+
+static ds_status encode_prompt(const ds_prompt_format *f, const ds_openai_request *r, int32_t **ids,
+                               size_t *n) {
+    if (r->chat.n_messages > 0)
+        return ds_prompt_encode_chat(f, &r->chat, ids, n);
+    if (r->prompt)
+        return ds_prompt_encode_text(f, r->prompt, ids, n);
+    *ids = ds_malloc((r->n_tokens + 1) * sizeof **ids);
+    if (!*ids)
+        return DS_OUT_OF_MEMORY;
+    memcpy(*ids, r->tokens, r->n_tokens * sizeof **ids);
+    *n = r->n_tokens;
+    return DS_OK;
+}
+
+/* What the executor would refuse must not reach the tokenizer as ids. */
+static ds_status check_prompt(const ds_exchange *x) {
+    const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
+    for (int64_t i = 0; i < x->n_prompt; i++)
+        if (x->prompt[i] < 0 || x->prompt[i] >= vocab)
+            return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", x->prompt[i],
+                           (long long)vocab - 1);
+    return DS_OK;
 }
 
 static ds_status begin_answer(ds_exchange *x) {
-    int32_t *prompt = NULL;
+    ds_server *s = x->server;
+    ds_openai_request *r = &x->request;
+    const ds_chat_family *family = s->format.chat.family;
     size_t n = 0;
     char id[48];
-    snprintf(id, sizeof id, "%s-%016llx", x->request.kind == DS_OPENAI_CHAT ? "chatcmpl" : "cmpl",
-             (unsigned long long)(x->server->id_salt + x->serial));
-    ds_status status = ds_prompt_encode(&x->server->format, &x->request, &prompt, &n);
-    /* what the executor would refuse must not reach the tokenizer as ids */
-    const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
-    for (size_t i = 0; i < n && status == DS_OK; i++)
-        if (prompt[i] < 0 || prompt[i] >= vocab)
-            status =
-                ds_fail(DS_INVALID, "token %d is not in 0 … %lld", prompt[i], (long long)vocab - 1);
-    if (status == DS_OK)
-        status = ds_openai_answer_begin(&x->request, x->server->format.tokenizer, x->server->name,
-                                        id, prompt, (int64_t)n, &x->answer);
-    if (status == DS_OK) {
-        complete_request(x);
-        status = ds_exchange_submit(x, prompt, (int64_t)n);
-    }
-    free(prompt);
-    return status;
+    snprintf(id, sizeof id, "%s-%016llx", r->kind == DS_OPENAI_CHAT ? "chatcmpl" : "cmpl",
+             (unsigned long long)(s->id_salt + x->serial));
+    if (!r->has_seed)
+        r->sampling.seed = (s->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
+    DS_TRY(encode_prompt(&s->format, r, &x->prompt, &n));
+    x->n_prompt = (int64_t)n;
+    DS_TRY(check_prompt(x));
+    DS_TRY(
+        ds_grammar_cache_get(&s->grammars, s->model, ds_chat_family_tools(family), r, &x->grammar));
+    const ds_openai_answer_opts opts = {.tokenizer = s->format.tokenizer,
+                                        .model = s->name,
+                                        .id = id,
+                                        .tools = ds_chat_family_tools(family),
+                                        .stop = ds_chat_family_stop(family),
+                                        .prompt = x->prompt,
+                                        .n_prompt = x->n_prompt};
+    DS_TRY(ds_openai_answer_begin(r, &opts, &x->answer));
+    return ds_exchange_submit(x);
 }
 
 static enum MHD_Result answer(ds_exchange *x, ds_openai_kind kind) {
@@ -291,7 +307,7 @@ static enum MHD_Result post_tokenize(ds_exchange *x) {
     size_t n = 0;
     if (!read_request(x, DS_OPENAI_TOKENIZE, &sent))
         return sent;
-    const ds_status status = ds_prompt_encode(&x->server->format, &x->request, &ids, &n);
+    const ds_status status = encode_prompt(&x->server->format, &x->request, &ids, &n);
     if (status != DS_OK)
         return send_error(x, code_of(status), ds_error(), NULL);
     json_t *list = json_array();

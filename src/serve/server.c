@@ -216,6 +216,7 @@ void ds_server_free(ds_server *s) {
     }
     ds_watch_end(s);
     ds_async_executor_free(s->executor); /* its callbacks hold exchanges to the end */
+    ds_grammar_cache_clear(&s->grammars);
     ds_embedding_worker_free(s->embeddings);
     ds_metrics_destroy(&s->metrics);
     pthread_mutex_destroy(&s->list_lock);

@@ -35,9 +35,9 @@ static ds_model *open_model(const char *config) {
     return m;
 }
 
-static ds_chat *open_chat(const ds_model *m) {
-    ds_chat *chat = NULL;
-    require(ds_chat_new(m, &chat));
+static ds_chat_format *open_chat(const ds_model *m) {
+    ds_chat_format *chat = NULL;
+    require(ds_chat_format_new(m, &chat));
     require(ds_folder_remove(folder)); /* all of it is in memory */
     return chat;
 }
@@ -49,14 +49,14 @@ static size_t count(const int32_t *ids, size_t n, int32_t id) {
     return found;
 }
 
-static void expect(const ds_model *m, const ds_chat *chat, const char *message, const char *text,
-                   size_t n_ends) {
+static void expect(const ds_model *m, const ds_chat_format *chat, const char *message,
+                   const char *text, size_t n_ends) {
     const ds_tokenizer *tok = ds_model_get_tokenizer(m);
-    const ds_chat_message messages[] = {{"user", message}};
+    const ds_chat_turn messages[] = {{"user", message}};
     int32_t *ids = NULL;
     size_t n = 0, length = 0;
     char *back = NULL;
-    require(ds_chat_encode(chat, messages, 1, &ids, &n));
+    require(ds_chat_format_encode(chat, messages, 1, &ids, &n));
     require(ds_tokenizer_decode(tok, ids, n, &back, &length));
     assert_string_equal(back, text);
     assert_int_equal(count(ids, n, ds_tokenizer_find(tok, "<|eot_id|>")), n_ends);
@@ -71,8 +71,8 @@ static void test_a_known_template(void **state) {
         "<|eot_id|>\"}";
     bool recognised = false;
     ds_model *m = open_model(config);
-    ds_chat *chat = open_chat(m);
-    assert_string_equal(ds_chat_template_name(chat, &recognised), "Llama 3");
+    ds_chat_format *chat = open_chat(m);
+    assert_string_equal(ds_chat_format_name(chat, &recognised), "Llama 3");
     assert_true(recognised);
 #define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
     expect(m, chat, "the deep",
@@ -80,7 +80,7 @@ static void test_a_known_template(void **state) {
     /* one end is the template's, the other is text */
     expect(m, chat, "the<|eot_id|>deep",
            "<|begin_of_text|>" HEADER("user") "the<|eot_id|>deep<|eot_id|>" HEADER("assistant"), 1);
-    ds_chat_free(chat);
+    ds_chat_format_free(chat);
     ds_model_free(m);
 }
 
@@ -90,17 +90,17 @@ static void test_no_template(void **state) {
     int32_t *ids = NULL;
     size_t n = 0;
     ds_model *m = open_model("{}");
-    ds_chat *chat = open_chat(m);
-    (void)ds_chat_template_name(chat, &recognised);
+    ds_chat_format *chat = open_chat(m);
+    (void)ds_chat_format_name(chat, &recognised);
     assert_false(recognised);
     expect(m, chat, "the deep", "<|begin_of_text|>User: the deep\nAssistant:", 0);
-    const ds_chat_message odd[] = {{"ghost", "boo"}};
-    assert_int_equal(ds_chat_encode(chat, odd, 1, &ids, &n), DS_INVALID);
+    const ds_chat_turn odd[] = {{"ghost", "boo"}};
+    assert_int_equal(ds_chat_format_encode(chat, odd, 1, &ids, &n), DS_INVALID);
     assert_null(ids);
-    ds_chat_free(chat);
+    ds_chat_format_free(chat);
     ds_model_free(m);
     require(ds_model_from_pretrained(DS_TEST_DATA "/goldens/llama", (ds_model_opts){0}, &m));
-    assert_int_equal(ds_chat_new(m, &chat), DS_INVALID);
+    assert_int_equal(ds_chat_format_new(m, &chat), DS_INVALID);
     ds_model_free(m);
 }
 

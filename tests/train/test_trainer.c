@@ -203,7 +203,8 @@ static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     assert_int_equal(ds_checkpoint_verify(file_in("damaged", "checkpoints/step-00000020", path)),
                      DS_CORRUPT);
     assert_non_null(strstr(ds_error(), "model.safetensors"));
-    assert_int_equal(ds_checkpoint_find(file_in("damaged", "checkpoints", path), found), DS_OK);
+    assert_int_equal(
+        ds_checkpoint_find(file_in("damaged", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
     assert_non_null(strstr(found, "step-00000010"));
     run("damaged", overrides, 1); /* from step 10 on again */
     run("intact", overrides, 1);
@@ -236,7 +237,8 @@ static void test_a_full_disk_keeps_the_former_checkpoint(void **state) {
         assert_int_equal(ds_checkpoint_write(w, s, 30, &file, 1), DS_OK); /* in the background */
         assert_int_equal(ds_checkpoint_wait(w), DS_IO);
         ds_fault_arm((ds_fault)kind, 0);
-        assert_int_equal(ds_checkpoint_find(file_in("full", "checkpoints", path), found), DS_OK);
+        assert_int_equal(
+            ds_checkpoint_find(file_in("full", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
         assert_non_null(strstr(found, "step-00000020"));
         ds_checkpoint_writer_free(w);
         ds_graph_free(g);
