@@ -39,9 +39,9 @@ run_fuzzers() {
     ./setup.sh fuzz
     seed fuzz_config configs/*.yaml
     seed fuzz_model tests/data/goldens/*/config.json
-    seed fuzz_gguf tests/data/gguf/*.gguf
+    seed fuzz_gguf tests/data/gguf/*.gguf tests/data/tokenizers/bert.gguf
     seed fuzz_vocabulary tests/data/tokenizers/*.json tests/data/tokenizers/*.model \
-        tests/data/tokenizers/*.txt tests/data/gguf/*.gguf
+        tests/data/tokenizers/*.txt tests/data/tokenizers/*.gguf
     seed fuzz_json_schema tests/data/grammars/*.json
     seed fuzz_gbnf tests/data/grammars/*.gbnf
     seed fuzz_safetensors tests/data/safetensors/*.safetensors

@@ -30,4 +30,4 @@ says="$(generate "$1" --model "$DS_SMOLLM2" -n 20 -p 'def fibonacci(n):')"
 [ "$says" = 'def fibonacci(n):
     if n == 0:
         return 1
-    return n * fibonacci(n - ' ] || fail "SmolLM2 says: $says"
+    return n * fibonacci(n -' ] || fail "SmolLM2 says: $says"
