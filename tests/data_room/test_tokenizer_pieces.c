@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fault.h"
@@ -332,6 +333,35 @@ static void marks_in_plain_text_are_text(void **state) {
     ds_tokenizer_free(tok);
 }
 
+/* 16 times the spaces within a text: 16 times the work, not 256 times. */
+static double trim_spaces(const ds_tokenizer *tok, size_t n) {
+    char *text = malloc(n + 2);
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+    assert_non_null(text);
+    memset(text, ' ', n + 2);
+    text[0] = text[n + 1] = 'a';
+    const clock_t start = clock(); /* processor time: what else the machine does is nothing to it */
+    assert_int_equal(ds_tokenizer_encode(tok, text, n + 2, &ids, &n_ids), DS_OK);
+    const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+    free(ids);
+    free(text);
+    return seconds;
+}
+
+static void many_spaces_take_no_quadratic_time(void **state) {
+    (void)state;
+    ds_tokenizer *tok = load(FOLDER "sp_unigram.model");
+    (void)trim_spaces(tok, 1 << 14);
+    double shorter = 0;
+    for (int i = 0; i < 8; i++)
+        shorter += trim_spaces(tok, 1 << 14) / 8;
+    const double longer = trim_spaces(tok, 1 << 18);
+    if (longer > 80 * shorter + 0.01)
+        fail_msg("%g s for 16 times the spaces of %g s", longer, shorter);
+    ds_tokenizer_free(tok);
+}
+
 /* ---- refusals ---------------------------------------------------------------------------------
  */
 
@@ -448,6 +478,7 @@ int main(void) {
         cmocka_unit_test(gguf_gpt2_gives_the_published_ids),
         cmocka_unit_test(gguf_deepseek_gives_the_published_ids),
         cmocka_unit_test(gguf_llama_gives_the_published_ids),
+        cmocka_unit_test(many_spaces_take_no_quadratic_time),
         cmocka_unit_test(a_long_text_keeps_its_marks),
         cmocka_unit_test(marks_in_plain_text_are_text),
         cmocka_unit_test(wrong_files_are_refused_by_name),
