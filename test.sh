@@ -40,9 +40,9 @@ run_fuzzers() {
     seed fuzz_config configs/*.yaml
     seed fuzz_model tests/data/goldens/*/config.json tests/data/goldens/quantised/*/config.json
     seed fuzz_quantised tests/data/goldens/quantised/seed_*/model.safetensors
-    seed fuzz_gguf tests/data/gguf/*.gguf
+    seed fuzz_gguf tests/data/gguf/*.gguf tests/data/tokenizers/bert.gguf
     seed fuzz_vocabulary tests/data/tokenizers/*.json tests/data/tokenizers/*.model \
-        tests/data/tokenizers/*.txt tests/data/gguf/*.gguf
+        tests/data/tokenizers/*.txt tests/data/tokenizers/*.gguf
     seed fuzz_json_schema tests/data/grammars/*.json
     seed fuzz_gbnf tests/data/grammars/*.gbnf
     seed fuzz_safetensors tests/data/safetensors/*.safetensors

@@ -19,6 +19,7 @@
 #include "base/text.h"
 #include "deepseek/safetensors.h"
 #include "graph/ops/ops.h"
+#include "models/gguf.h"
 #include "models/storage.h"
 #include "program/stacked.h"
 #include "program/state.h"
@@ -70,7 +71,8 @@ typedef struct quantised {
 } quantised;
 
 typedef struct loading {
-    const ds_safetensors *file;
+    const ds_safetensors *file; /* NULL: another format */
+    const ds_gguf *gguf;        /* NULL: another one */
     const ds_model_config *config;
     ds_state *state;
     const ds_safetensor **used; /* tensors that found their parameter */
@@ -374,6 +376,8 @@ static bool *find_matrices(const ds_graph *g) {
 /* Of the file's tensor, or of the first of a stack; F32 where there is none, which is said later.
  */
 static ds_dtype dtype_in_file(const loading *l, const char *name) {
+    if (l->gguf)
+        return ds_gguf_param_dtype(l->gguf, l->config, name);
     char first[DS_STACKED_NAME_SIZE];
     const ds_safetensor *t = NULL;
     if (ds_name_is_stacked(name)) {
@@ -526,13 +530,18 @@ static void close_file(void *file) {
 /* Formats whose readers convert floats, one tensor after the other, and quantise nothing. */
 static ds_status load_converted(const char *path, const ds_model_config *config, const ds_graph *g,
                                 const ds_storage *storage, ds_state *state) {
-    loading l = {.state = state};
+    loading l = {.config = config, .state = state};
     const bool is_llama2c = ds_llama2c_is(path);
     if (storage->weights.bits)
         return ds_fail(DS_UNSUPPORTED, "%s: weights of %s cannot be kept as \"%s\"", path,
                        is_llama2c ? "llama2.c's .bin" : "a GGUF file", storage->name);
+    ds_gguf *gguf = NULL;
+    if (!is_llama2c)
+        DS_TRY(ds_gguf_open(path, &gguf));
+    l.gguf = gguf;
     const ds_status status = declare_stored(&l, g, storage);
     free(l.quantised);
+    ds_gguf_close(gguf);
     if (status != DS_OK)
         return status;
     return is_llama2c ? ds_llama2c_load(path, state) : ds_gguf_model_load(path, config, state);
