@@ -42,6 +42,8 @@ run_fuzzers() {
     seed fuzz_gguf tests/data/gguf/*.gguf
     seed fuzz_vocabulary tests/data/tokenizers/*.json tests/data/tokenizers/*.model \
         tests/data/tokenizers/*.txt tests/data/gguf/*.gguf
+    seed fuzz_json_schema tests/data/grammars/*.json
+    seed fuzz_gbnf tests/data/grammars/*.gbnf
     seed fuzz_safetensors tests/data/safetensors/*.safetensors
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue

@@ -15,21 +15,25 @@
 #include "cli/numbers.h"
 #include "cli/speculate.h"
 #include "cli/stream.h"
-#include "deepseek/inference.h"
+#include "deepseek/grammar.h"
+#include "infer/model.h"
+#include "infer/prompt.h"
 #include "deepseek/tokenizer.h"
 
 static const char USAGE[] =
     "usage: deepseek-generate --model PATH [--prompt TEXT | --prompts FILE] [options]\n"
     "\n"
     "Continues a text with a trained decoder. PATH is a Hugging Face folder (config.json,\n"
-    "model.safetensors, tokenizer.json), a checkpoint, a run folder (then its newest whole\n"
-    "checkpoint is taken), or a llama2.c .bin.\n"
+    "model.safetensors, tokenizer.json), a .gguf, a checkpoint, a run folder (then its newest\n"
+    "whole checkpoint is taken), or a llama2.c .bin.\n"
     "    deepseek-generate --model out/demo --prompt 'And God said'\n"
     "    deepseek-generate --model stories260K.bin --tokenizer tok512.bin --temperature 0\n"
     "    deepseek-generate --model out/demo --prompts questions.txt > answers.jsonl\n"
+    "    deepseek-generate --model DIR --prompt 'Ann is 30. As JSON: ' --json-schema person.json\n"
     "\n"
     "  -m, --model PATH        where the model is\n"
-    "      --tokenizer PATH    tokenizer.json, or llama2.c's .bin (default: beside the model)\n"
+    "      --tokenizer PATH    tokenizer.json, SentencePiece's .model, vocab.txt, a .gguf, or\n"
+    "                          llama2.c's .bin (default: beside the model, or in it)\n"
     "  -p, --prompt TEXT       what to continue (default: standard input)\n"
     "      --prompts FILE      many prompts, computed together: one on each line, or JSON lines\n"
     "                          {\"prompt\": \"…\", \"max_tokens\": 50, …}; answers are JSON lines "
@@ -44,10 +48,16 @@ static const char USAGE[] =
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
     "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
     "      --seed N            of the draw (default 1)\n"
+    "      --json-schema FILE  write JSON that this schema allows, and nothing else\n"
+    "      --grammar FILE      write what the rules in this file allow (GBNF, llama.cpp's "
+    "notation)\n"
     "      --dtype NAME        weights in memory: auto (default: as the files have them), f32,\n"
     "                          bf16, f16; or quantised while loading: int8 (inputs of products\n"
     "                          too), w8a16 (weights only), int4, int4-32, int4-128 (groups of 64,\n"
     "                          32, 128 columns); a quantised folder stays as it is\n"
+    "      --verify            check the sums of a checkpoint's files again, even if they were "
+    "right\n"
+    "                          before and have not changed\n"
     "      --precision NAME    of what is computed: fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
@@ -63,19 +73,22 @@ typedef struct request {
     const char *prompts; /* file of many; NULL: one */
     ds_cli_speculation speculation;
     int max_batch_size;
+    const char *schema, *grammar;   /* files: what may be written */
     const char *scored, *likeliest; /* files: what is to be predicted; where guesses go */
     int64_t window;
     int64_t max_tokens;
     ds_sampling sampling;
     ds_precision precision;
     int threads;
-    bool verbose;
+    bool verbose, verify;
 } request;
 
 typedef struct session {
     ds_model *model;
     const ds_tokenizer *tokenizer;
     ds_generator *generator;
+    ds_grammar *grammar; /* NULL: any text */
+    ds_grammar_cursor *cursor;
 } session;
 
 static int fail(void) {
@@ -89,9 +102,29 @@ static void show_log(ds_log_level level, const char *line, void *context) {
         fprintf(stderr, "deepseek-generate: %s\n", line);
 }
 
+/* The form that the text must have. */
+static ds_status open_grammar(const request *r, session *s) {
+    const char *path = r->schema ? r->schema : r->grammar;
+    char *text = NULL;
+    size_t size = 0;
+    if (!path)
+        return DS_OK;
+    DS_TRY(ds_file_read(path, (size_t)16 << 20, &text, &size));
+    const ds_status status = r->schema
+                                 ? ds_grammar_from_json_schema(s->model, text, size, &s->grammar)
+                                 : ds_grammar_from_gbnf(s->model, text, size, &s->grammar);
+    free(text);
+    if (status != DS_OK)
+        return ds_fail_within(status, "%s", path);
+    return DS_OK;
+}
+
 static ds_status open_session(request *r, session *s) {
-    const ds_model_opts opts = {
-        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer, .dtype = r->dtype};
+    const ds_model_opts opts = {.device = r->device,
+                                .n_threads = r->threads,
+                                .tokenizer = r->tokenizer,
+                                .dtype = r->dtype,
+                                .verify = r->verify};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
     DS_TRY(ds_cli_open_draft(&r->speculation, opts));
     s->tokenizer = ds_model_get_tokenizer(s->model);
@@ -101,11 +134,13 @@ static ds_status open_session(request *r, session *s) {
             "%s has no tokenizer (tokenizer.json in its folder, tokenizer.bin beside a .bin): "
             "name one by --tokenizer",
             r->model);
-    return DS_OK;
+    return open_grammar(r, s);
 }
 
 static void close_session(session *s) {
     ds_generator_free(s->generator);
+    ds_grammar_cursor_free(s->cursor);
+    ds_grammar_free(s->grammar);
     ds_model_free(s->model);
 }
 
@@ -155,7 +190,8 @@ static ds_status stream_text(const request *r, session *s, const int32_t *ids, s
                           .max_tokens = r->max_tokens,
                           .sampling = r->sampling,
                           .stop_tokens = ends,
-                          .n_stop_tokens = n_ends};
+                          .n_stop_tokens = n_ends,
+                          .grammar = s->grammar};
     ds_executor_stats stats;
     const double start = ds_clock_s();
     DS_TRY(ds_cli_stream(s->model, opts, q, stream, print_piece, &stats));
@@ -195,6 +231,12 @@ static ds_status feed_prompt(const request *r, session *s, const int32_t *ids, s
         return DS_OK; /* the executor does */
     DS_TRY(ds_generator_new(ds_model_get_state(s->model), c, c->max_seq_len, r->precision,
                             &s->generator));
+    if (s->grammar) {
+        size_t n_ends = 0;
+        const int32_t *ends = ds_model_end_tokens(s->model, &n_ends);
+        DS_TRY(ds_grammar_cursor_new(s->grammar, &s->cursor));
+        ds_generator_constrain(s->generator, s->cursor, ends, n_ends);
+    }
     const double start = ds_clock_s();
     DS_TRY(ds_generator_feed(s->generator, ids, (int64_t)n));
     if (r->verbose)
@@ -205,7 +247,9 @@ static ds_status feed_prompt(const request *r, session *s, const int32_t *ids, s
 static ds_status generate(const request *r, session *s, const char *prompt) {
     int32_t *ids = NULL;
     size_t n = 0;
-    DS_TRY(ds_cli_encode_prompt(s->tokenizer, prompt, strlen(prompt), &ids, &n));
+    ds_prompt_format format;
+    DS_TRY(ds_prompt_format_load(s->tokenizer, s->model->path, &format));
+    DS_TRY(ds_prompt_encode_text(&format, prompt, &ids, &n));
     ds_status status = feed_prompt(r, s, ids, n);
     if (status == DS_OK)
         status = write_text(r, s, prompt, ids, n);
@@ -219,6 +263,7 @@ static ds_status answer_prompts(const request *r, session *s, int64_t *n_failed)
                                 .path = r->prompts,
                                 .max_tokens = r->max_tokens,
                                 .sampling = r->sampling,
+                                .grammar = s->grammar,
                                 .executor = {.max_batch_size = r->max_batch_size,
                                              .precision = r->precision,
                                              .speculate = r->speculation.opts},
@@ -318,7 +363,10 @@ enum {
     TOP_K,
     TOP_P,
     SEED,
+    SCHEMA,
+    GRAMMAR,
     DTYPE,
+    VERIFY,
     PRECISION,
     DEVICE,
     THREADS,
@@ -341,7 +389,10 @@ static int parse(int argc, char **argv, request *r) {
         {"top-k", required_argument, NULL, TOP_K},
         {"top-p", required_argument, NULL, TOP_P},
         {"seed", required_argument, NULL, SEED},
+        {"json-schema", required_argument, NULL, SCHEMA},
+        {"grammar", required_argument, NULL, GRAMMAR},
         {"dtype", required_argument, NULL, DTYPE},
+        {"verify", no_argument, NULL, VERIFY},
         {"precision", required_argument, NULL, PRECISION},
         {"device", required_argument, NULL, DEVICE},
         {"threads", required_argument, NULL, THREADS},
@@ -364,6 +415,8 @@ static int parse(int argc, char **argv, request *r) {
         case TOP_K: r->sampling.top_k = (int)whole("--top-k", optarg, 0, INT32_MAX); break;
         case TOP_P: r->sampling.top_p = real("--top-p", optarg, 0, 1); break;
         case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
+        case SCHEMA: r->schema = optarg; break;
+        case GRAMMAR: r->grammar = optarg; break;
         case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
         case PROMPTS: r->prompts = optarg; break;
@@ -378,6 +431,7 @@ static int parse(int argc, char **argv, request *r) {
         case WINDOW: r->window = whole("--window", optarg, 2, INT32_MAX); break;
         case LIKELIEST: r->likeliest = optarg; break;
         case DTYPE: r->dtype = optarg; break;
+        case VERIFY: r->verify = true; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
                 fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");
@@ -392,6 +446,10 @@ static int parse(int argc, char **argv, request *r) {
     }
     if (!r->model || optind < argc) {
         fputs(USAGE, stderr);
+        return 2;
+    }
+    if (r->schema && r->grammar) {
+        fputs("deepseek-generate: --json-schema and --grammar exclude each other\n", stderr);
         return 2;
     }
     return -1;

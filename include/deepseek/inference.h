@@ -45,6 +45,9 @@ typedef struct ds_sampling {
 } ds_sampling;
 
 typedef struct ds_generator ds_generator;
+/* Forms that answers must have: deepseek/grammar.h. */
+typedef struct ds_grammar ds_grammar;
+typedef struct ds_grammar_cursor ds_grammar_cursor;
 
 /* For the parameters of this state (their programs share it). capacity: tokens that the cache
  * holds, prompt and answer together; at most config->max_seq_len. */
@@ -57,6 +60,11 @@ DS_API void ds_generator_reset(ds_generator *generator);
 /* Appends n tokens. DS_INVALID when an id is no token or the cache would overflow; then nothing was
  * appended. */
 DS_API ds_status ds_generator_feed(ds_generator *generator, const int32_t *ids, int64_t n);
+/* From now on next draws only tokens that the cursor allows, and moves it; NULL: any again. Tokens
+ * of end_tokens [n_end_tokens] may be drawn where the text can end. DS_NOT_FOUND is next's answer
+ * where it must. All is borrowed; what is fed does not move the cursor. */
+DS_API void ds_generator_constrain(ds_generator *generator, ds_grammar_cursor *cursor,
+                                   const int32_t *end_tokens, size_t n_end_tokens);
 /* Draws the next token after what was fed. It is appended by the next call of next or feed. The
  * draw depends on logits, seed and position alone. DS_NOT_FOUND when the cache is full, DS_NUMERIC
  * when the logits are not numbers. */
@@ -89,12 +97,15 @@ typedef struct ds_model_opts {
      * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
      * and nothing is read before it is needed: the file must not change while the model is open. */
     const char *dtype;
+    bool verify; /* check all sums of MD5SUMS anew, not only those of files changed since */
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
- * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder
- * is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are
- * any. DS_NOT_FOUND says where was looked. */
+ * deepseek-train (its newest whole checkpoint), a .gguf, a llama2.c .bin, or a preset's name, whose
+ * folder is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where
+ * there are any, each file once as long as it does not change (base/verified.h). DS_NOT_FOUND says
+ * where was looked. A BERT without the heads of its pre-training is good for embeddings
+ * (embeddings.h). */
 DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
                                           ds_model **out);
 DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */
@@ -128,6 +139,48 @@ typedef struct ds_score_opts {
  * window, or a token is none. */
 DS_API ds_status ds_model_score_text(ds_model *model, const int32_t *tokens, int64_t n,
                                      ds_score_opts opts, int32_t *likeliest, ds_text_score *out);
+
+/* ---- quantised folders ----------------------------------------------------------------------- */
+
+typedef struct ds_quantise_progress {
+    size_t n_done, n_tensors;
+    const char *tensor; /* now at work; borrowed */
+} ds_quantise_progress;
+
+typedef struct ds_quantise_opts {
+    int bits;              /* 8 (the default, 0) or 4 */
+    int64_t group_size;    /* 4 bits: columns that share a scale; 0: 64 */
+    const char *tokenizer; /* its file or folder; NULL: beside the model */
+    /* A text whose tokens the model reads first, so many at most (0: 8192), to see the magnitudes
+     * of what products are given. NULL: none is needed. */
+    const char *calibration; /* a file */
+    int64_t calibration_tokens;
+    /* 0 … 1: how much of the inputs' range is moved into the weights (Xiao et al. 2022,
+     * SmoothQuant): factors max|x|^smooth / max|W|^(1−smooth) a column, taken from the norm before
+     * the product, so that nobody need know of them. 0: none. Wants a calibration. */
+    float smooth;
+    /* The same for inputs that no norm makes; the file then is one of this library alone. */
+    bool smooth_all;
+    /* 8 bits: input columns whose largest magnitude is more than so many times the median column's
+     * keep their weights as bf16 (Dettmers et al. 2022, LLM.int8()); the file then is one of this
+     * library alone. 0: none. Wants a calibration. */
+    float outliers;
+    void (*on_progress)(const ds_quantise_progress *progress, void *context); /* may be NULL */
+    void *context;
+} ds_quantise_opts;
+
+typedef struct ds_quantise_report {
+    size_t bytes_before, bytes_after; /* of all tensors */
+    size_t n_quantised, n_smoothed;   /* matrices */
+    int64_t n_outliers;               /* columns kept, all matrices together */
+} ds_quantise_report;
+
+/* Writes a folder with the weights of a trained model's (a Hugging Face folder, or a run's newest
+ * checkpoint) quantised, in the format of compressed-tensors, tokenizer and all beside them. A
+ * crash leaves no folder of that name. DS_INVALID when `to` exists or options do not fit,
+ * DS_UNSUPPORTED for a model that is quantised already or is no folder. */
+DS_API ds_status ds_model_quantise(const char *from, const char *to, ds_quantise_opts opts,
+                                   ds_quantise_report *report);
 
 /* ---- many requests at once ------------------------------------------------------------------- */
 
@@ -213,6 +266,7 @@ typedef struct ds_request {
      * Must not wait. NULL: none. */
     void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
                       void *context);
+    ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
     /* Called from a thread of the executor for each token, then once with `finish`; must not wait.
      * Calls for one request come one after the other, those for others at the same time unless
      * stream_count is 1. NULL: the answer is kept, for ds_async_executor_wait. */

@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/error.h"
+#include "deepseek/grammar.h"
 #include "infer/weights.h"
 
 /* Block by block, without a branch for each logit. */
@@ -84,7 +86,7 @@ static ds_finish fail(ds_live_request *r, const char *error) {
     return DS_FINISH_ERROR;
 }
 
-/* A token that is drawn. */
+/* A token that is drawn; the grammar may end the answer. */
 static ds_finish append(ds_lanes *lanes, ds_live_request *r, int32_t token,
                         const probabilities *p) {
     if (is_stop(r, token))
@@ -92,7 +94,25 @@ static ds_finish append(ds_lanes *lanes, ds_live_request *r, int32_t token,
     r->tokens[r->n_tokens++] = token;
     if (!tell(lanes, r, token, p))
         return fail(r, "out of memory for an event");
+    if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK)
+        return fail(r, ds_error());
+    if (r->cursor && ds_grammar_must_end(r->cursor))
+        return DS_FINISH_STOP; /* the answer is whole, whatever the model would add */
     return r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
+}
+
+/* Makes −∞ of what may not follow; false, with r->error, where nothing may. */
+static bool forbid(ds_live_request *r, float *logits, int64_t vocab) {
+    if (r->cursor && ds_grammar_mask(r->cursor, logits, vocab, r->stop_tokens, r->n_stop_tokens)) {
+        fail(r, ds_error());
+        return false;
+    }
+    if (r->on_logits)
+        r->on_logits(logits, vocab, r->tokens + r->n_prompt, r->n_tokens - r->n_prompt, r->context);
+    if (!r->on_logits || ds_largest_logit(logits, vocab) > -INFINITY)
+        return true;
+    fail(r, "no token may follow: all of them are forbidden");
+    return false;
 }
 
 static ds_finish draw_next(ds_lanes *lanes, ds_live_request *r, float *logits, int64_t vocab) {
@@ -105,12 +125,10 @@ static ds_finish draw_next(ds_lanes *lanes, ds_live_request *r, float *logits, i
     if (!keep(r, logits, vocab, &own))
         return fail(r, "out of memory for the tokens' probabilities");
     ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt, answer, n_answer);
-    if (r->on_logits)
-        r->on_logits(logits, vocab, answer, n_answer, r->context);
     const ds_finish finish =
-        r->on_logits && !(ds_largest_logit(logits, vocab) > -INFINITY)
-            ? fail(r, "no token may follow: all of them are forbidden")
-            : append(lanes, r, ds_sample(logits, vocab, r->sampling, r->n_tokens), &own);
+        forbid(r, logits, vocab)
+            ? append(lanes, r, ds_sample(logits, vocab, r->sampling, r->n_tokens), &own)
+            : DS_FINISH_ERROR;
     free(own.logits);
     return finish;
 }

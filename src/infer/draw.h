@@ -1,5 +1,6 @@
-/* The token that follows: from a row of logits to an event. Penalties, then the request's own say
- * (on_logits), then the draw; probabilities are those of the model, before either. */
+/* The token that follows: from a row of logits to an event. Penalties, then what the grammar and
+ * the request's own say (on_logits) forbid, then the draw; probabilities are those of the model,
+ * before either. */
 #ifndef DS_INFER_DRAW_H
 #define DS_INFER_DRAW_H
 

@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "deepseek/grammar.h"
 
 static void *copy_of(const void *from, size_t n, size_t size) {
     void *to = ds_malloc(n * size + 1);
@@ -36,6 +37,10 @@ ds_status ds_live_request_new(const ds_request *request, int64_t longest, int64_
         ds_live_request_free(r);
         return DS_OUT_OF_MEMORY;
     }
+    if (request->grammar && ds_grammar_cursor_new(request->grammar, &r->cursor) != DS_OK) {
+        ds_live_request_free(r);
+        return DS_OUT_OF_MEMORY;
+    }
     memcpy(r->tokens, request->prompt, (size_t)request->n_prompt * sizeof *r->tokens);
     r->sampling.bias = r->bias;
     *out = r;
@@ -49,6 +54,7 @@ void ds_live_request_free(ds_live_request *r) {
     free(r->blocks);
     free(r->bias);
     free(r->stop_tokens);
+    ds_grammar_cursor_free(r->cursor);
     free(r);
 }
 

@@ -38,6 +38,7 @@ typedef struct ds_live_request {
     int n_top;
     void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
                       void *context);
+    ds_grammar_cursor *cursor; /* NULL: any answer */
     void (*on_event)(const ds_event *event, void *context);
     void *context;
     ds_errand last_errand;                   /* that tells of its end */

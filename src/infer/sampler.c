@@ -315,10 +315,14 @@ static int32_t draw_ranked(ranking *r, double random) {
         r->n_bins--;
     while (b < r->n_bins - 1 && left - r->mass[b] > 0)
         left -= r->mass[b++];
+    while (b > 0 && !(r->mass[b] > 0))
+        b--; /* however sums were rounded, what has no weight is not drawn: it may be forbidden */
     sort_bin(r, b);
     int64_t i = r->starts[b];
     while (i < r->starts[b + 1] - 1 && (left -= r->list[i].weight) > 0)
         i++;
+    while (i > r->starts[b] && !(r->list[i].weight > 0))
+        i--; /* one that is possible at all, in whatever way sums were rounded */
     return r->list[i].id;
 }
 

@@ -90,7 +90,7 @@ static ds_status write_ints(ds_program *p, const char *input, const int32_t *dat
     return ds_program_write(p, input, data, (size_t)n * sizeof *data);
 }
 
-ds_status ds_stepper_run(ds_stepper *s, float **logits) {
+static ds_status run_alone(ds_stepper *s, float **logits) {
     ds_step_batch *b = &s->batch;
     int i = 0;
     if (b->n_tokens > s->opts.most_tokens || b->n_rows > s->opts.most_rows)
@@ -117,4 +117,12 @@ ds_status ds_stepper_run(ds_stepper *s, float **logits) {
     *logits = s->logits;
     return ds_program_read(p, "logits", s->logits,
                            (size_t)(n_rows * s->model->config.vocab_size) * sizeof *s->logits);
+}
+
+/* Embeddings of the same model may be asked for meanwhile. */
+ds_status ds_stepper_run(ds_stepper *s, float **logits) {
+    pthread_mutex_lock(&s->model->in_use);
+    const ds_status status = run_alone(s, logits);
+    pthread_mutex_unlock(&s->model->in_use);
+    return status;
 }

@@ -170,6 +170,12 @@ static ds_status find(const loading *l, const char *name, const ds_safetensor **
     return ds_safetensors_find(l->file, name, t); /* says what is near */
 }
 
+ds_status ds_model_find_tensor(const ds_safetensors *file, const ds_model_config *config,
+                               const char *param, const ds_safetensor **out) {
+    const loading l = {.file = file, .config = config};
+    return find(&l, param, out);
+}
+
 /* The quantised parameter that entry i is a part of and that is made here, or NULL. */
 static const quantised *find_made(const loading *l, size_t i) {
     for (size_t k = 0; k < l->n_quantised; k++)

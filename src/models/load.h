@@ -4,10 +4,16 @@
 
 #include <stddef.h>
 #include "deepseek/models.h"
+#include "deepseek/safetensors.h"
 
 /* A config.json's bytes; path is for messages. */
 ds_status ds_model_config_parse(const char *text, size_t size, const char *path,
                                 ds_model_config *out);
+
+/* The tensor of a parameter that is not one of a stack, under any of the names that it has in
+ * published files. DS_NOT_FOUND says what is near. */
+ds_status ds_model_find_tensor(const ds_safetensors *file, const ds_model_config *config,
+                               const char *param, const ds_safetensor **out);
 
 /* llama2.c's .bin: the file alone says what it is by its name. */
 bool ds_llama2c_is(const char *path);

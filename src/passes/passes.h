@@ -42,9 +42,29 @@ typedef bool ds_quantised_lookup(const char *param, int64_t n_in, const void *co
 /* Products with quantised parameters over their codes. After precision, before stored. */
 ds_graph *ds_pass_quantise(const ds_graph *g, ds_quantised_lookup *find, const void *context);
 
+/* Adds for each product with a parameter the output DS_RANGE_PREFIX and its name, f32 [in]: the
+ * largest magnitude in each column of the input. Outputs there were stay. */
+ds_graph *ds_pass_observe(const ds_graph *g);
+#define DS_RANGE_PREFIX "range/"
+
 /* Attention as products, mask and softmax over a score matrix in memory: for comparison with the
  * fused op. Before autodiff. */
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
+
+typedef enum ds_product_side {
+    DS_NO_PRODUCT, /* something else than products with their right operand reads it */
+    DS_BY_ROWS,    /* a matrix [out, in] */
+    DS_BY_COLUMNS, /* [in, out] */
+} ds_product_side;
+
+/* By node id: how products read each parameter that only they read. Gates of experts are left out:
+ * they are small, and a token's whole way depends on them. free() it; NULL when out of memory. */
+ds_product_side *ds_product_parameters(const ds_graph *g);
+
+/* Products of parameters as inference will compute them, with gradients straight through the
+ * rounding. Before precision and autodiff; after autodiff, drop_surrogates leaves the values. */
+ds_graph *ds_pass_quantisation_aware(const ds_graph *g, ds_quantisation kind);
+ds_graph *ds_pass_drop_surrogates(const ds_graph *g);
 
 /* Appends the backward pass of the output `loss` (f32, rank 0): for every parameter that it depends
  * on, the gradient is written over (or added to) the variable "grad/NAME". */

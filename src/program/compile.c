@@ -51,6 +51,8 @@ static ds_status run_passes(pipeline *p, const ds_graph *model, const ds_state *
     if (!ds_graph_ok(model))
         return model->status;
     DS_TRY(advance(p, "model", ds_graph_rewrite(model, NULL, NULL)));
+    if (o->quantisation != DS_QUANTISE_NONE)
+        DS_TRY(advance(p, "quantisation_aware", ds_pass_quantisation_aware(p->g, o->quantisation)));
     if (o->precision != DS_PRECISION_FULL)
         DS_TRY(advance(p, "precision", ds_pass_precision(p->g, o->precision)));
     DS_TRY(take_stored(p, state));
@@ -58,6 +60,8 @@ static ds_status run_passes(pipeline *p, const ds_graph *model, const ds_state *
         DS_TRY(advance(p, "unfuse_attention", ds_pass_unfuse_attention(p->g)));
     if (o->loss)
         DS_TRY(advance(p, "autodiff", ds_pass_autodiff(p->g, o->loss, o->accumulate)));
+    if (o->quantisation != DS_QUANTISE_NONE)
+        DS_TRY(advance(p, "drop_surrogates", ds_pass_drop_surrogates(p->g)));
     if (!o->no_fuse) {
         DS_TRY(advance(p, "fuse", ds_pass_fuse(p->g)));
         DS_TRY(advance(p, "fuse_elementwise", ds_pass_fuse_elementwise(p->g)));

@@ -142,3 +142,8 @@ void ds_metrics_write(ds_metrics *m, const ds_executor_stats *stats, ds_text *ou
                     &m->later_tokens);
     pthread_mutex_unlock(&m->lock);
 }
+
+bool ds_metrics_stalled(const ds_executor_stats *stats, double oldest_s, double now_s) {
+    const double since_s = stats->last_step_s > oldest_s ? stats->last_step_s : oldest_s;
+    return stats->n_running > 0 && now_s - since_s > DS_STALL_S;
+}

@@ -171,6 +171,9 @@ static void bad_requests_are_refused(void **unused) {
     assert_int_equal(ds_async_executor_submit(e, &empty, &id), DS_INVALID);
     assert_int_equal(ds_async_executor_submit(e, &full, &id), DS_INVALID);
     assert_non_null(strstr(ds_error(), "may have 24"));
+    const ds_request many = {.prompt = tokens, .n_prompt = 2, .top_logprobs = 21};
+    assert_int_equal(ds_async_executor_submit(e, &many, &id), DS_INVALID);
+    assert_non_null(strstr(ds_error(), "top_logprobs 21"));
     tokens[1] = 61;
     assert_int_equal(
         ds_async_executor_submit(e, &(ds_request){.prompt = tokens, .n_prompt = 2}, &id),
@@ -196,8 +199,17 @@ typedef struct diary {
     int n_tokens, n_ends;
     ds_finish finish;
     int32_t tokens[64];
-    bool ordered, logprobs_are_negative;
+    bool ordered, logprobs_are_negative, top_is_the_greedy_one;
 } diary;
+
+/* Drawn greedily the token is the likeliest one, and the others follow in order. */
+static bool is_top(const ds_event *event) {
+    bool good = event->n_top == 3 && event->top[0].token == event->token &&
+                event->top[0].logprob == event->logprob;
+    for (int i = 1; i < event->n_top; i++)
+        good = good && event->top[i].logprob <= event->top[i - 1].logprob;
+    return good;
+}
 
 static void note(const ds_event *event, void *context) {
     diary *l = context;
@@ -205,6 +217,7 @@ static void note(const ds_event *event, void *context) {
     if (event->finish == DS_FINISH_NONE) {
         l->ordered = l->ordered && event->index == l->n_tokens && l->n_ends == 0;
         l->logprobs_are_negative = l->logprobs_are_negative && event->logprob < 0;
+        l->top_is_the_greedy_one = l->top_is_the_greedy_one && is_top(event);
         l->tokens[l->n_tokens++ % 64] = event->token;
     } else {
         l->finish = event->finish;
@@ -219,7 +232,7 @@ static diary *new_diary(void) {
     assert_non_null(l);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
-    l->ordered = l->logprobs_are_negative = true;
+    l->ordered = l->logprobs_are_negative = l->top_is_the_greedy_one = true;
     return l;
 }
 
@@ -242,11 +255,12 @@ static void events_come_in_order(void **unused) {
                     .n_prompt = 3,
                     .max_tokens = 9,
                     .logprobs = true,
+                    .top_logprobs = 3,
                     .on_event = note,
                     .context = l};
     require(ds_async_executor_submit(e, &q, &id));
     await_end(l);
-    assert_true(l->ordered && l->logprobs_are_negative);
+    assert_true(l->ordered && l->logprobs_are_negative && l->top_is_the_greedy_one);
     assert_int_equal(l->n_tokens, 9);
     assert_int_equal(l->finish, DS_FINISH_LENGTH);
     q.stop_tokens = &l->tokens[4]; /* where it comes first */

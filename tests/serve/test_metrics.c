@@ -5,6 +5,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include <string.h>
 
 #include "serve/metrics.h"
@@ -68,8 +70,22 @@ static void test_many_codes(void **state) {
     ds_metrics_destroy(&m);
 }
 
+/* When /health says 503. */
+static void test_a_model_that_hangs(void **state) {
+    (void)state;
+    const ds_executor_stats idle = {.last_step_s = 100},
+                            busy = {.last_step_s = 100, .n_running = 1};
+    assert_false(ds_metrics_stalled(&idle, HUGE_VAL, 1000));       /* nothing to do */
+    assert_false(ds_metrics_stalled(&busy, 50, 100 + DS_STALL_S)); /* it moved */
+    assert_true(ds_metrics_stalled(&busy, 50, 100 + DS_STALL_S + 1));
+    assert_false(ds_metrics_stalled(&busy, 990, 1000)); /* the work has just come */
+    assert_true(ds_metrics_stalled(&busy, 990, 990 + DS_STALL_S + 1));
+    assert_false(ds_metrics_stalled(&busy, HUGE_VAL, 1000)); /* the last one is just being ended */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_model_that_hangs),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_many_codes),
     };

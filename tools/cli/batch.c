@@ -8,6 +8,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "infer/model.h"
+#include "infer/prompt.h"
 
 /* A line of the file and what becomes of it. */
 typedef struct item {
@@ -27,6 +29,7 @@ typedef struct run {
     const ds_cli_batch *b;
     ds_async_executor *executor;
     const ds_tokenizer *tokenizer;
+    ds_prompt_format format;
     FILE *in;
     char *line; /* getline's */
     size_t line_size;
@@ -137,25 +140,6 @@ static ds_status read_object(item *it, const char *line, size_t length) {
     return status;
 }
 
-ds_status ds_cli_encode_prompt(const ds_tokenizer *tokenizer, const char *text, size_t length,
-                               int32_t **ids, size_t *n) {
-    DS_TRY(ds_tokenizer_encode(tokenizer, text, length, ids, n));
-    const int32_t bos = ds_tokenizer_bos(tokenizer), eos = ds_tokenizer_eos(tokenizer);
-    const int32_t begin = bos >= 0 ? bos : eos;
-    const bool has_mark = *n > 0 && (*ids)[0] == bos; /* written out in the prompt */
-    if (begin < 0 || (*n > 0 && (bos < 0 || bos == eos || has_mark)))
-        return DS_OK;
-    int32_t *with = ds_malloc((*n + 1) * sizeof *with);
-    if (with) {
-        with[0] = begin;
-        memcpy(with + 1, *ids, *n * sizeof *with);
-    }
-    free(*ids);
-    *ids = with;
-    ++*n;
-    return with ? DS_OK : DS_OUT_OF_MEMORY;
-}
-
 /* ---- in and out ------------------------------------------------------------------------------ */
 
 static void refuse(item *it) {
@@ -166,13 +150,14 @@ static void refuse(item *it) {
 static ds_status submit(run *r, item *it) {
     size_t n_stops = 0;
     const int32_t *stops = ds_model_end_tokens(r->b->model, &n_stops);
-    DS_TRY(ds_cli_encode_prompt(r->tokenizer, it->prompt, strlen(it->prompt), &it->ids, &it->n));
+    DS_TRY(ds_prompt_encode_text(&r->format, it->prompt, &it->ids, &it->n));
     const ds_request q = {.prompt = it->ids,
                           .n_prompt = (int64_t)it->n,
                           .max_tokens = it->max_tokens,
                           .sampling = it->sampling,
                           .stop_tokens = stops,
-                          .n_stop_tokens = n_stops};
+                          .n_stop_tokens = n_stops,
+                          .grammar = r->b->grammar};
     DS_TRY(ds_async_executor_submit(r->executor, &q, &it->request));
     it->submitted = true;
     return DS_OK;
@@ -315,6 +300,7 @@ static ds_status answer_all(run *r) {
 
 ds_status ds_cli_batch_run(const ds_cli_batch *b, int64_t *n_failed) {
     run r = {.b = b, .tokenizer = ds_model_get_tokenizer(b->model), .start_s = ds_clock_s()};
+    DS_TRY(ds_prompt_format_load(r.tokenizer, b->model->path, &r.format));
     r.n_ring = 4 * (int64_t)(b->executor.max_batch_size > 0 ? b->executor.max_batch_size : 32);
     r.in = strcmp(b->path, "-") == 0 ? stdin : fopen(b->path, "r");
     if (!r.in)

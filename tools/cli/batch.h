@@ -18,6 +18,7 @@ typedef struct ds_cli_batch {
     const char *path;     /* of the prompts; "-": standard input */
     int64_t max_tokens;   /* of an answer, where its line does not say */
     ds_sampling sampling; /* the same; prompt i is drawn with seed + i */
+    ds_grammar *grammar;  /* of every answer; NULL: any */
     ds_async_executor_opts executor;
     bool show_progress; /* on standard error, while it runs */
     bool show_summary;  /* at the end */
@@ -27,10 +28,5 @@ typedef struct ds_cli_batch {
 /* Answers all. *n_failed: lines that gave an error. DS_IO when the file cannot be read or the
  * answers not be written. */
 ds_status ds_cli_batch_run(const ds_cli_batch *batch, int64_t *n_failed);
-
-/* The ids of a text with the mark that texts begin with before them. Where one mark both begins and
- * ends texts (GPT-2), it does so only for an empty prompt. *ids: the caller's to free(). */
-ds_status ds_cli_encode_prompt(const ds_tokenizer *tokenizer, const char *text, size_t length,
-                               int32_t **ids, size_t *n);
 
 #endif

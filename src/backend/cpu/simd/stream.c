@@ -28,9 +28,6 @@ typedef float floats __attribute__((vector_size(LANES * 4)));
 typedef float floats_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(LANES * 4)));
 typedef int32_t ints_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int8_t bytes __attribute__((vector_size(LANES)));
-typedef int8_t bytes_in_memory __attribute__((vector_size(LANES), aligned(1), may_alias));
-
 static inline float sum_of(floats v) {
     float sum = 0;
     for (int i = 0; i < LANES; i++)
@@ -165,9 +162,30 @@ INLINE void bytes_by_bytes(const int rows, const int8_t *w, const int8_t *x, int
 #endif
 
 void SIMD(stream_i8)(const int8_t *w, const int8_t *x, int64_t x_stride, int rows, int64_t k,
-                     int32_t *sums){WITH_ROWS(bytes_by_bytes, rows, w, x, x_stride, k, sums)}
+                     int32_t *sums) {
+    WITH_ROWS(bytes_by_bytes, rows, w, x, x_stride, k, sums)
+}
 
 /* ---- bytes by floats ------------------------------------------------------------------------- */
+
+#if defined(__AVX512F__)
+static inline floats widen_bytes(const int8_t *w) {
+    const __m128i narrow = _mm_loadu_si128((const __m128i *)(const void *)w);
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(narrow));
+}
+#elif defined(__AVX2__)
+static inline floats widen_bytes(const int8_t *w) {
+    const __m128i narrow = _mm_loadl_epi64((const __m128i *)(const void *)w);
+    return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(narrow));
+}
+#else
+typedef int8_t bytes __attribute__((vector_size(LANES)));
+typedef int8_t bytes_in_memory __attribute__((vector_size(LANES), aligned(1), may_alias));
+
+static inline floats widen_bytes(const int8_t *w) {
+    return __builtin_convertvector((bytes) * (const bytes_in_memory *)w, floats);
+}
+#endif
 
 INLINE void bytes_by_floats(const int rows, const int8_t *w, const float *x, int64_t x_stride,
                             int64_t k, float *sums) {
@@ -183,8 +201,7 @@ INLINE void bytes_by_floats(const int rows, const int8_t *w, const float *x, int
     for (; i + chains * LANES <= k; i += chains * LANES)
 #pragma GCC unroll 4
         for (int c = 0; c < chains; c++) {
-            const bytes_in_memory *from = (const bytes_in_memory *)(w + i + c * LANES);
-            const floats weight = __builtin_convertvector((bytes)*from, floats);
+            const floats weight = widen_bytes(w + i + c * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++)
                 sum[r][c] += weight * *(const floats_in_memory *)(x + r * x_stride + i + c * LANES);
@@ -224,17 +241,55 @@ void SIMD(arrange_i4)(const float *x, int64_t k, float *to) {
         }
 }
 
-/* The scale of each word of a block that begins at word `first`. */
-static inline floats scales_of(const float *scale, int64_t words_per_group, int64_t n_groups,
-                               int64_t first) {
-    const int64_t group = first / words_per_group;
-    if (first + LANES <= (group + 1) * words_per_group || group + 1 == n_groups)
-        return (floats){0} + scale[group];
-    floats v;
+/* Scales of a block's words where groups end in it. */
+static floats scales_between(const ds_stream_i4 *w, int64_t first) {
+    floats v = {0};
     for (int lane = 0; lane < LANES; lane++) {
-        const int64_t at = (first + lane) / words_per_group;
-        v[lane] = scale[at < n_groups ? at : n_groups - 1];
+        const int64_t at = (first + lane) / w->words_per_group;
+        v[lane] = w->scale[at < w->n_groups ? at : w->n_groups - 1];
     }
+    return v;
+}
+
+/* The usual group of 32, several of which are in a block. */
+#if defined(__AVX512F__)
+static inline floats scales_of_32(const float *scale) {
+    const floats v = (floats)_mm512_broadcast_f32x4(_mm_loadu_ps(scale));
+    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+}
+#elif defined(__AVX2__)
+static inline floats scales_of_32(const float *scale) {
+    int64_t two;
+    memcpy(&two, scale, sizeof two);
+    const floats v = (floats)_mm256_set1_epi64x(two);
+    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1);
+}
+#else
+static inline floats scales_of_32(const float *scale) {
+    return (floats){0} + *scale;
+}
+#endif
+
+/* Where the walk over the blocks of a row stands, so that none need divide. */
+typedef struct walk {
+    int64_t group, left; /* words of the group that are still to come */
+} walk;
+
+/* The scale of each word of the block that begins at word `first`. */
+static inline floats next_scales(const ds_stream_i4 *w, int64_t first, walk *at) {
+    enum { WORDS_OF_32 = 4, GROUPS_OF_32 = LANES / WORDS_OF_32 };
+    if (w->n_groups == 1)
+        return (floats){0} + w->scale[0];
+    if (w->words_per_group == WORDS_OF_32 && at->group + GROUPS_OF_32 <= w->n_groups) {
+        at->group += GROUPS_OF_32;
+        return scales_of_32(w->scale + at->group - GROUPS_OF_32);
+    }
+    if (w->words_per_group % LANES != 0)
+        return scales_between(w, first);
+    const floats v = (floats){0} + w->scale[at->group];
+    at->left -= LANES;
+    if (at->left == 0)
+        at->group++, at->left = w->words_per_group;
     return v;
 }
 
@@ -259,6 +314,7 @@ INLINE void add_block(const int rows, ints words, floats scale, const float *x, 
 INLINE void four_bits_by_floats(const int rows, const ds_stream_i4 *w, const float *x,
                                 int64_t x_stride, float *sums) {
     const int64_t n_words = (w->k + WORD_COLUMNS - 1) / WORD_COLUMNS;
+    walk at = {.left = w->words_per_group};
     floats sum[MOST_ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -271,7 +327,7 @@ INLINE void four_bits_by_floats(const int rows, const ds_stream_i4 *w, const flo
             memset(&words, 0, sizeof words); /* x is 0 there */
             memcpy(&words, w->words + i, (size_t)(n_words - i) * sizeof *w->words);
         }
-        const floats scale = scales_of(w->scale, w->words_per_group, w->n_groups, i);
+        const floats scale = next_scales(w, i, &at);
         add_block(rows, words, scale, x, x_stride, sum);
     }
 #pragma GCC unroll 8
