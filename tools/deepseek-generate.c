@@ -4,31 +4,45 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "cli/batch.h"
 #include "cli/numbers.h"
+#include "cli/speculate.h"
+#include "cli/stream.h"
 #include "deepseek/grammar.h"
 #include "infer/model.h"
 #include "infer/prompt.h"
 #include "deepseek/tokenizer.h"
 
 static const char USAGE[] =
-    "usage: deepseek-generate --model PATH [--prompt TEXT] [options]\n"
+    "usage: deepseek-generate --model PATH [--prompt TEXT | --prompts FILE] [options]\n"
     "\n"
     "Continues a text with a trained decoder. PATH is a Hugging Face folder (config.json,\n"
-    "model.safetensors, tokenizer.json), a checkpoint, a run folder (then its newest whole\n"
-    "checkpoint is taken), or a llama2.c .bin.\n"
+    "model.safetensors, tokenizer.json), a .gguf, a checkpoint, a run folder (then its newest\n"
+    "whole checkpoint is taken), or a llama2.c .bin.\n"
     "    deepseek-generate --model out/demo --prompt 'And God said'\n"
     "    deepseek-generate --model stories260K.bin --tokenizer tok512.bin --temperature 0\n"
+    "    deepseek-generate --model out/demo --prompts questions.txt > answers.jsonl\n"
     "    deepseek-generate --model DIR --prompt 'Ann is 30. As JSON: ' --json-schema person.json\n"
     "\n"
     "  -m, --model PATH        where the model is\n"
-    "      --tokenizer PATH    tokenizer.json, or llama2.c's .bin (default: beside the model)\n"
+    "      --tokenizer PATH    tokenizer.json, SentencePiece's .model, vocab.txt, a .gguf, or\n"
+    "                          llama2.c's .bin (default: beside the model, or in it)\n"
     "  -p, --prompt TEXT       what to continue (default: standard input)\n"
+    "      --prompts FILE      many prompts, computed together: one on each line, or JSON lines\n"
+    "                          {\"prompt\": \"…\", \"max_tokens\": 50, …}; answers are JSON lines "
+    "in\n"
+    "                          their order; -: standard input\n"
+    "      --max-batch-size N  of those in work at once (default 32)\n"
+    "      --speculate WHAT[:K]  guess up to K tokens ahead, which changes no answer but takes\n"
+    "                          fewer steps: ngram (what followed the same words earlier) or the\n"
+    "                          path of a smaller model with the same vocabulary\n"
     "  -n, --max-tokens N      tokens to write at most (default 200)\n"
     "      --temperature T     0 takes the likeliest token each time (default 0.8)\n"
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
@@ -41,6 +55,9 @@ static const char USAGE[] =
     "                          bf16, f16; or quantised while loading: int8 (inputs of products\n"
     "                          too), w8a16 (weights only), int4, int4-32, int4-128 (groups of 64,\n"
     "                          32, 128 columns); a quantised folder stays as it is\n"
+    "      --verify            check the sums of a checkpoint's files again, even if they were "
+    "right\n"
+    "                          before and have not changed\n"
     "      --precision NAME    of what is computed: fp32 (default) or bf16\n"
     "      --device NAME       cpu (default) or ref\n"
     "      --threads N         default: all cores\n"
@@ -53,6 +70,9 @@ static const char USAGE[] =
 
 typedef struct request {
     const char *model, *tokenizer, *prompt, *device, *dtype;
+    const char *prompts; /* file of many; NULL: one */
+    ds_cli_speculation speculation;
+    int max_batch_size;
     const char *schema, *grammar;   /* files: what may be written */
     const char *scored, *likeliest; /* files: what is to be predicted; where guesses go */
     int64_t window;
@@ -60,7 +80,7 @@ typedef struct request {
     ds_sampling sampling;
     ds_precision precision;
     int threads;
-    bool verbose;
+    bool verbose, verify;
 } request;
 
 typedef struct session {
@@ -86,7 +106,7 @@ static void show_log(ds_log_level level, const char *line, void *context) {
 static ds_status open_grammar(const request *r, session *s) {
     const char *path = r->schema ? r->schema : r->grammar;
     char *text = NULL;
-    size_t size = 0, n_ends = 0;
+    size_t size = 0;
     if (!path)
         return DS_OK;
     DS_TRY(ds_file_read(path, (size_t)16 << 20, &text, &size));
@@ -96,16 +116,17 @@ static ds_status open_grammar(const request *r, session *s) {
     free(text);
     if (status != DS_OK)
         return ds_fail_within(status, "%s", path);
-    DS_TRY(ds_grammar_cursor_new(s->grammar, &s->cursor));
-    const int32_t *ends = ds_model_end_tokens(s->model, &n_ends);
-    ds_generator_constrain(s->generator, s->cursor, ends, n_ends);
     return DS_OK;
 }
 
-static ds_status open_session(const request *r, session *s) {
-    const ds_model_opts opts = {
-        .device = r->device, .n_threads = r->threads, .tokenizer = r->tokenizer, .dtype = r->dtype};
+static ds_status open_session(request *r, session *s) {
+    const ds_model_opts opts = {.device = r->device,
+                                .n_threads = r->threads,
+                                .tokenizer = r->tokenizer,
+                                .dtype = r->dtype,
+                                .verify = r->verify};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
+    DS_TRY(ds_cli_open_draft(&r->speculation, opts));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
         return ds_fail(
@@ -113,9 +134,6 @@ static ds_status open_session(const request *r, session *s) {
             "%s has no tokenizer (tokenizer.json in its folder, tokenizer.bin beside a .bin): "
             "name one by --tokenizer",
             r->model);
-    const ds_model_config *c = ds_model_get_config(s->model);
-    DS_TRY(ds_generator_new(ds_model_get_state(s->model), c, c->max_seq_len, r->precision,
-                            &s->generator));
     return open_grammar(r, s);
 }
 
@@ -162,6 +180,35 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
     return DS_OK;
 }
 
+/* The same by an executor, which can guess ahead. */
+static ds_status stream_text(const request *r, session *s, const int32_t *ids, size_t n,
+                             ds_detokenizer *stream) {
+    size_t n_ends = 0;
+    const int32_t *ends = ds_model_end_tokens(s->model, &n_ends);
+    const ds_async_executor_opts opts = {
+        .max_batch_size = 1, .precision = r->precision, .speculate = r->speculation.opts};
+    const ds_request q = {.prompt = ids,
+                          .n_prompt = (int64_t)n,
+                          .max_tokens = r->max_tokens,
+                          .sampling = r->sampling,
+                          .stop_tokens = ends,
+                          .n_stop_tokens = n_ends,
+                          .grammar = s->grammar};
+    ds_executor_stats stats;
+    const double start = ds_clock_s();
+    DS_TRY(ds_cli_stream(s->model, opts, q, stream, print_piece, &stats));
+    putchar('\n');
+    const double elapsed = ds_clock_s() - start;
+    if (r->verbose)
+        fprintf(stderr,
+                "%lld tokens in %.2f s with the prompt's %zu, %.1f tokens/s; %lld steps, %lld of "
+                "%lld guesses right\n",
+                (long long)stats.generated_tokens, elapsed, n,
+                (double)stats.generated_tokens / elapsed, (long long)stats.steps,
+                (long long)stats.accepted_tokens, (long long)stats.proposed_tokens);
+    return DS_OK;
+}
+
 static ds_status write_text(const request *r, session *s, const char *prompt, const int32_t *ids,
                             size_t n) {
     ds_detokenizer *stream = ds_detokenizer_new(s->tokenizer);
@@ -174,9 +221,29 @@ static ds_status write_text(const request *r, session *s, const char *prompt, co
         status = ds_detokenizer_push(stream, ids[i], &text, &length);
     }
     if (status == DS_OK && print_piece(prompt, strlen(prompt)))
-        status = continue_text(r, s, stream);
+        status = r->speculation.opts.kind != DS_SPECULATE_NONE ? stream_text(r, s, ids, n, stream)
+                                                               : continue_text(r, s, stream);
     ds_detokenizer_free(stream);
     return status;
+}
+
+static ds_status feed_prompt(const request *r, session *s, const int32_t *ids, size_t n) {
+    const ds_model_config *c = ds_model_get_config(s->model);
+    if (r->speculation.opts.kind != DS_SPECULATE_NONE)
+        return DS_OK; /* the executor does */
+    DS_TRY(ds_generator_new(ds_model_get_state(s->model), c, c->max_seq_len, r->precision,
+                            &s->generator));
+    if (s->grammar) {
+        size_t n_ends = 0;
+        const int32_t *ends = ds_model_end_tokens(s->model, &n_ends);
+        DS_TRY(ds_grammar_cursor_new(s->grammar, &s->cursor));
+        ds_generator_constrain(s->generator, s->cursor, ends, n_ends);
+    }
+    const double start = ds_clock_s();
+    DS_TRY(ds_generator_feed(s->generator, ids, (int64_t)n));
+    if (r->verbose)
+        fprintf(stderr, "%zu prompt tokens in %.3f s\n", n, ds_clock_s() - start);
+    return DS_OK;
 }
 
 static ds_status generate(const request *r, session *s, const char *prompt) {
@@ -185,14 +252,27 @@ static ds_status generate(const request *r, session *s, const char *prompt) {
     ds_prompt_format format;
     DS_TRY(ds_prompt_format_load(s->tokenizer, s->model->path, &format));
     DS_TRY(ds_prompt_encode_text(&format, prompt, &ids, &n));
-    const double start = ds_clock_s();
-    ds_status status = n > 0 ? ds_generator_feed(s->generator, ids, (int64_t)n) : DS_OK;
-    if (status == DS_OK && r->verbose)
-        fprintf(stderr, "%zu prompt tokens in %.3f s\n", n, ds_clock_s() - start);
+    ds_status status = feed_prompt(r, s, ids, n);
     if (status == DS_OK)
         status = write_text(r, s, prompt, ids, n);
     free(ids);
     return status;
+}
+
+static ds_status answer_prompts(const request *r, session *s, int64_t *n_failed) {
+    const ds_cli_batch batch = {.tool = "deepseek-generate",
+                                .model = s->model,
+                                .path = r->prompts,
+                                .max_tokens = r->max_tokens,
+                                .sampling = r->sampling,
+                                .grammar = s->grammar,
+                                .executor = {.max_batch_size = r->max_batch_size,
+                                             .precision = r->precision,
+                                             .speculate = r->speculation.opts},
+                                .show_progress = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO),
+                                .show_summary = isatty(STDERR_FILENO) || r->verbose,
+                                .out = stdout};
+    return ds_cli_batch_run(&batch, n_failed);
 }
 
 /* ---- how well a text is predicted ------------------------------------------------------------ */
@@ -288,9 +368,13 @@ enum {
     SCHEMA,
     GRAMMAR,
     DTYPE,
+    VERIFY,
     PRECISION,
     DEVICE,
     THREADS,
+    PROMPTS,
+    MAX_BATCH_SIZE,
+    SPECULATE,
     SCORED,
     WINDOW,
     LIKELIEST
@@ -298,26 +382,31 @@ enum {
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
-    static const struct option options[] = {{"model", required_argument, NULL, 'm'},
-                                            {"tokenizer", required_argument, NULL, TOKENIZER},
-                                            {"prompt", required_argument, NULL, 'p'},
-                                            {"max-tokens", required_argument, NULL, 'n'},
-                                            {"temperature", required_argument, NULL, TEMPERATURE},
-                                            {"top-k", required_argument, NULL, TOP_K},
-                                            {"top-p", required_argument, NULL, TOP_P},
-                                            {"seed", required_argument, NULL, SEED},
-                                            {"json-schema", required_argument, NULL, SCHEMA},
-                                            {"grammar", required_argument, NULL, GRAMMAR},
-                                            {"dtype", required_argument, NULL, DTYPE},
-                                            {"precision", required_argument, NULL, PRECISION},
-                                            {"device", required_argument, NULL, DEVICE},
-                                            {"threads", required_argument, NULL, THREADS},
-                                            {"perplexity", required_argument, NULL, SCORED},
-                                            {"window", required_argument, NULL, WINDOW},
-                                            {"likeliest", required_argument, NULL, LIKELIEST},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"model", required_argument, NULL, 'm'},
+        {"tokenizer", required_argument, NULL, TOKENIZER},
+        {"prompt", required_argument, NULL, 'p'},
+        {"max-tokens", required_argument, NULL, 'n'},
+        {"temperature", required_argument, NULL, TEMPERATURE},
+        {"top-k", required_argument, NULL, TOP_K},
+        {"top-p", required_argument, NULL, TOP_P},
+        {"seed", required_argument, NULL, SEED},
+        {"json-schema", required_argument, NULL, SCHEMA},
+        {"grammar", required_argument, NULL, GRAMMAR},
+        {"dtype", required_argument, NULL, DTYPE},
+        {"verify", no_argument, NULL, VERIFY},
+        {"precision", required_argument, NULL, PRECISION},
+        {"device", required_argument, NULL, DEVICE},
+        {"threads", required_argument, NULL, THREADS},
+        {"prompts", required_argument, NULL, PROMPTS},
+        {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
+        {"speculate", required_argument, NULL, SPECULATE},
+        {"perplexity", required_argument, NULL, SCORED},
+        {"window", required_argument, NULL, WINDOW},
+        {"likeliest", required_argument, NULL, LIKELIEST},
+        {"verbose", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
+        {0}};
     for (int o; (o = getopt_long(argc, argv, "m:p:n:vh", options, NULL)) != -1;) {
         switch (o) {
         case 'm': r->model = optarg; break;
@@ -332,10 +421,19 @@ static int parse(int argc, char **argv, request *r) {
         case GRAMMAR: r->grammar = optarg; break;
         case THREADS: r->threads = (int)whole("--threads", optarg, 1, 4096); break;
         case DEVICE: r->device = optarg; break;
+        case PROMPTS: r->prompts = optarg; break;
+        case MAX_BATCH_SIZE:
+            r->max_batch_size = (int)whole("--max-batch-size", optarg, 1, 65536);
+            break;
+        case SPECULATE:
+            if (!ds_cli_speculate("deepseek-generate", optarg, &r->speculation))
+                return 2;
+            break;
         case SCORED: r->scored = optarg; break;
         case WINDOW: r->window = whole("--window", optarg, 2, INT32_MAX); break;
         case LIKELIEST: r->likeliest = optarg; break;
         case DTYPE: r->dtype = optarg; break;
+        case VERIFY: r->verify = true; break;
         case PRECISION:
             if (strcmp(optarg, "fp32") != 0 && strcmp(optarg, "bf16") != 0) {
                 fprintf(stderr, "deepseek-generate: --precision must be fp32 or bf16\n");
@@ -359,6 +457,17 @@ static int parse(int argc, char **argv, request *r) {
     return -1;
 }
 
+static bool fits_together(const request *r) {
+    const char *wrong = r->likeliest && !r->scored         ? "--likeliest goes with --perplexity"
+                        : r->prompt && r->prompts          ? "give --prompt or --prompts, not both"
+                        : r->scored && r->prompts          ? "--perplexity takes no --prompts"
+                        : r->max_batch_size && !r->prompts ? "--max-batch-size goes with --prompts"
+                                                           : NULL;
+    if (wrong)
+        fprintf(stderr, "deepseek-generate: %s\n", wrong);
+    return !wrong;
+}
+
 int main(int argc, char **argv) {
     request r = {.device = "cpu",
                  .max_tokens = -1,
@@ -367,20 +476,24 @@ int main(int argc, char **argv) {
     const int early = parse(argc, argv, &r);
     if (early >= 0)
         return early;
-    if (r.likeliest && !r.scored) {
-        fputs("deepseek-generate: --likeliest goes with --perplexity\n", stderr);
+    if (!fits_together(&r))
         return 2;
-    }
     if (r.max_tokens < 0 && !r.scored)
         r.max_tokens = 200;
-    char *input = r.prompt || r.scored ? NULL : read_stdin();
-    const char *prompt = r.prompt ? r.prompt : input ? input : "";
+    char *input = r.prompt || r.scored || r.prompts ? NULL : read_stdin();
     static session s;
     ds_log_to(show_log, NULL);
+    int64_t n_failed = 0;
     ds_status status = open_session(&r, &s);
     if (status == DS_OK)
-        status = r.scored ? score_file(&r, &s) : generate(&r, &s, prompt);
+        status = r.scored    ? score_file(&r, &s)
+                 : r.prompts ? answer_prompts(&r, &s, &n_failed)
+                             : generate(&r, &s,
+                                        r.prompt ? r.prompt
+                                        : input  ? input
+                                                 : "");
     close_session(&s);
+    ds_model_free(r.speculation.opts.draft);
     free(input);
-    return status == DS_OK ? 0 : fail();
+    return status != DS_OK ? fail() : n_failed > 0;
 }

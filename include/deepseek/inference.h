@@ -97,12 +97,15 @@ typedef struct ds_model_opts {
      * quantised stay as they are. Where the file has the wanted type they stay in the mapped file
      * and nothing is read before it is needed: the file must not change while the model is open. */
     const char *dtype;
+    bool verify; /* check all sums of MD5SUMS anew, not only those of files changed since */
 } ds_model_opts;
 
 /* Opens a Hugging Face folder (config.json, model*.safetensors, tokenizer.json, …), a run folder of
- * deepseek-train (its newest whole checkpoint), a llama2.c .bin, or a preset's name, whose folder
- * is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where there are
- * any. DS_NOT_FOUND says where was looked. */
+ * deepseek-train (its newest whole checkpoint), a .gguf, a llama2.c .bin, or a preset's name, whose
+ * folder is looked for in $DEEPSEEK_MODELS and in ~/.cache/deepseek. MD5SUMS are checked where
+ * there are any, each file once as long as it does not change (base/verified.h). DS_NOT_FOUND says
+ * where was looked. A BERT without the heads of its pre-training is good for embeddings
+ * (embeddings.h). */
 DS_API ds_status ds_model_from_pretrained(const char *path_or_preset, ds_model_opts opts,
                                           ds_model **out);
 DS_API void ds_model_free(ds_model *model); /* NULL is fine; after everything that uses it */
@@ -187,14 +190,35 @@ DS_API ds_status ds_model_quantise(const char *from, const char *to, ds_quantise
  * any thread, callbacks included, but for new and free. */
 typedef struct ds_async_executor ds_async_executor;
 
+/* Speculative decoding: several tokens of a request are computed in one step where the next ones
+ * can be guessed. Answers stay the same, token for token, at any temperature; only the number of
+ * steps changes. */
+typedef enum ds_speculate_kind {
+    DS_SPECULATE_NONE,
+    DS_SPECULATE_LOOKUP, /* guess what followed the same tokens earlier in prompt and answer */
+    DS_SPECULATE_DRAFT,  /* guess by a smaller model */
+} ds_speculate_kind;
+
+typedef struct ds_speculate_opts {
+    ds_speculate_kind kind;
+    int n_tokens; /* guessed at once, at most 15; fewer where few are right, and where many requests
+                     are at work; 0: 7 for look-up, 3 for a model */
+    ds_model *draft; /* of the same vocabulary; borrowed, freed after the executor */
+} ds_speculate_opts;
+
 typedef struct ds_async_executor_opts {
-    int max_batch_size;      /* requests in work at once; 0: 32 */
-    int max_queue;           /* requests waiting; 0: 1024 */
+    int max_batch_size; /* requests in work at once; 0: 32 */
+    int stream_count;   /* lanes that draw tokens and call on_event beside each other, and while
+                           the next step is computed; 1: all on one thread; 0: 4, but at most as
+                           many as there are cores */
+    int max_queue;      /* requests waiting; 0: 1024 */
     int64_t tokens_per_step; /* prompt and answer tokens at once; 0: 256 */
     int64_t max_seq_len;     /* of prompt and answer together; 0: the model's */
-    size_t cache_bytes;      /* of keys and values, never exceeded; 0: for max_batch_size sequences
-                                of max_seq_len, but at most a quarter of the memory */
+    size_t cache_bytes;      /* of keys and values, never exceeded, a draft model's included; 0: for
+                                max_batch_size sequences of max_seq_len, but at most a quarter of the
+                                memory */
     ds_precision precision;
+    ds_speculate_opts speculate;
 } ds_async_executor_opts;
 
 typedef enum ds_finish {
@@ -233,7 +257,9 @@ typedef struct ds_request {
     size_t n_stop_tokens;
     bool logprobs;    /* tell each token's probability */
     int top_logprobs; /* and so many of the likeliest beside it, at most DS_MOST_TOP_LOGPROBS */
-    int priority;     /* higher ones first */
+    /* Higher ones first, and in place of lower ones where there is no room. One that has waited for
+     * 1000 steps goes before newer ones of the next higher priority. */
+    int priority;
     /* Called by the executor before each draw with the logits [n], penalties and biases applied;
      * it may change them: -INFINITY forbids a token, and where all are forbidden the request fails.
      * answer: the tokens drawn so far, so that a grammar learns of each as the next is due.
@@ -241,8 +267,9 @@ typedef struct ds_request {
     void (*on_logits)(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
                       void *context);
     ds_grammar *grammar; /* of the answer, kept alive until it ends; NULL: any answer */
-    /* Called from the executor's thread for each token, then once with `finish`; must not wait.
-     * NULL: the answer is kept, for ds_async_executor_wait. */
+    /* Called from a thread of the executor for each token, then once with `finish`; must not wait.
+     * Calls for one request come one after the other, those for others at the same time unless
+     * stream_count is 1. NULL: the answer is kept, for ds_async_executor_wait. */
     void (*on_event)(const ds_event *event, void *context);
     void *context; /* of both */
 } ds_request;
@@ -252,6 +279,7 @@ typedef struct ds_answer {
     int64_t n_tokens;
     int64_t n_cached; /* prompt tokens whose keys and values were there already */
     ds_finish finish;
+    char error[256]; /* with DS_FINISH_ERROR */
 } ds_answer;
 
 DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts opts,
@@ -277,6 +305,7 @@ typedef struct ds_executor_stats {
     int64_t n_running, n_waiting;
     int64_t submitted, finished, cancelled, failed;
     int64_t prompt_tokens, cached_tokens, generated_tokens, preemptions, steps;
+    int64_t proposed_tokens, accepted_tokens; /* by speculation; accepted: that were right */
     int64_t blocks, blocks_in_use,
         blocks_cached; /* cached: kept for later requests, free to take */
     int64_t tokens_in_last_step;

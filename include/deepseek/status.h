@@ -34,6 +34,7 @@ typedef enum ds_status {
     DS_NUMERIC,       /* NaN or Inf where a finite number is required */
     DS_BUSY,          /* no room for another one now: try again later */
     DS_TIMEOUT,       /* it did not happen within the time given */
+    DS_UNAVAILABLE,   /* another rank or a server that is needed is gone, or cannot be reached */
     DS_INTERNAL,      /* a broken invariant of the library: a bug */
 } ds_status;
 

@@ -20,6 +20,7 @@ static const char *const status_names[] = {
     [DS_NUMERIC] = "not a finite number",
     [DS_BUSY] = "busy",
     [DS_TIMEOUT] = "timeout",
+    [DS_UNAVAILABLE] = "unavailable",
     [DS_INTERNAL] = "internal error",
 };
 

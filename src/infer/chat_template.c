@@ -9,8 +9,10 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/text.h"
 #include "infer/chat_tools.h"
+#include "infer/gguf_settings.h"
 
 /* What stands around a message, as ds_chat_put takes it. */
 typedef struct turn {
@@ -240,6 +242,8 @@ static ds_status read_config(const char *folder, json_t **config) {
     char path[PATH_MAX], *text = NULL;
     size_t size = 0;
     json_error_t error;
+    if (ds_gguf_is(folder))
+        return ds_gguf_settings(folder, config);
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     if (!ds_file_exists(path))
         return DS_OK;

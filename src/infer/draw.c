@@ -1,6 +1,7 @@
 #include "infer/draw.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,9 +70,7 @@ static bool keep(const ds_live_request *r, const float *logits, int64_t vocab, p
     return true;
 }
 
-static void tell(const ds_live_request *r, int32_t token, const probabilities *p) {
-    if (!r->on_event)
-        return;
+static bool tell(ds_lanes *lanes, const ds_live_request *r, int32_t token, const probabilities *p) {
     const ds_event event = {.request = r->id,
                             .token = token,
                             .index = r->n_tokens - 1 - r->n_prompt,
@@ -79,56 +78,70 @@ static void tell(const ds_live_request *r, int32_t token, const probabilities *p
                                 p->logits ? (float)((double)p->logits[token] - p->log_sum) : 0,
                             .top = p->n_top > 0 ? p->top : NULL,
                             .n_top = p->n_top};
-    r->on_event(&event, r->context);
+    return !r->on_event || ds_tell_token(lanes, r, &event);
 }
 
-/* The token is the request's next; its grammar may end the answer. */
-static ds_finish append(ds_live_request *r, int32_t token, const probabilities *own,
-                        const char **error) {
+static ds_finish fail(ds_live_request *r, const char *error) {
+    snprintf(r->error, sizeof r->error, "%s", error);
+    return DS_FINISH_ERROR;
+}
+
+/* A token that is drawn; the grammar may end the answer. */
+static ds_finish append(ds_lanes *lanes, ds_live_request *r, int32_t token,
+                        const probabilities *p) {
+    if (is_stop(r, token))
+        return DS_FINISH_STOP;
     r->tokens[r->n_tokens++] = token;
-    tell(r, token, own);
-    if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK) {
-        *error = ds_error();
-        return DS_FINISH_ERROR;
-    }
+    if (!tell(lanes, r, token, p))
+        return fail(r, "out of memory for an event");
+    if (r->cursor && ds_grammar_accept(r->cursor, token) != DS_OK)
+        return fail(r, ds_error());
     if (r->cursor && ds_grammar_must_end(r->cursor))
         return DS_FINISH_STOP; /* the answer is whole, whatever the model would add */
     return r->n_tokens == r->longest ? DS_FINISH_LENGTH : DS_FINISH_NONE;
 }
 
-/* Makes −∞ of what may not follow; false where nothing may. */
-static bool forbid(ds_live_request *r, float *logits, int64_t vocab, const char **error) {
+/* Makes −∞ of what may not follow; false, with r->error, where nothing may. */
+static bool forbid(ds_live_request *r, float *logits, int64_t vocab) {
     if (r->cursor && ds_grammar_mask(r->cursor, logits, vocab, r->stop_tokens, r->n_stop_tokens)) {
-        *error = ds_error();
+        fail(r, ds_error());
         return false;
     }
     if (r->on_logits)
         r->on_logits(logits, vocab, r->tokens + r->n_prompt, r->n_tokens - r->n_prompt, r->context);
     if (!r->on_logits || ds_largest_logit(logits, vocab) > -INFINITY)
         return true;
-    *error = "no token may follow: all of them are forbidden";
+    fail(r, "no token may follow: all of them are forbidden");
     return false;
 }
 
-ds_finish ds_draw_next(ds_live_request *r, float *logits, int64_t vocab, const char **error) {
+static ds_finish draw_next(ds_lanes *lanes, ds_live_request *r, float *logits, int64_t vocab) {
     const int32_t *answer = r->tokens + r->n_prompt;
     const int64_t n_answer = r->n_tokens - r->n_prompt;
     probabilities own;
-    if (!are_numbers(logits, vocab)) {
-        *error = "the logits are not numbers: the model's parameters are damaged or it was trained "
-                 "to infinity";
-        return DS_FINISH_ERROR;
-    }
-    if (!keep(r, logits, vocab, &own)) {
-        *error = "out of memory for the tokens' probabilities";
-        return DS_FINISH_ERROR;
-    }
+    if (!are_numbers(logits, vocab))
+        return fail(r, "the logits are not numbers: the model's parameters are damaged or it was "
+                       "trained to infinity");
+    if (!keep(r, logits, vocab, &own))
+        return fail(r, "out of memory for the tokens' probabilities");
     ds_sampling_penalise(logits, vocab, &r->sampling, r->tokens, r->n_prompt, answer, n_answer);
-    ds_finish finish = DS_FINISH_ERROR;
-    if (forbid(r, logits, vocab, error)) {
-        const int32_t token = ds_sample(logits, vocab, r->sampling, r->n_tokens);
-        finish = is_stop(r, token) ? DS_FINISH_STOP : append(r, token, &own, error);
-    }
+    const ds_finish finish =
+        forbid(r, logits, vocab)
+            ? append(lanes, r, ds_sample(logits, vocab, r->sampling, r->n_tokens), &own)
+            : DS_FINISH_ERROR;
     free(own.logits);
     return finish;
+}
+
+int64_t ds_draw(ds_lanes *lanes, ds_live_request *r, float *logits, int64_t vocab) {
+    const int64_t n_draft = r->n_draft;
+    for (int64_t accepted = 0;; accepted++, logits += vocab) {
+        const int64_t n_tokens = r->n_tokens;
+        const int32_t proposed = accepted < n_draft ? r->tokens[n_tokens] : -1;
+        r->finish = draw_next(lanes, r, logits, vocab);
+        if (r->n_tokens == n_tokens || r->tokens[n_tokens] != proposed)
+            return accepted;
+        if (r->finish != DS_FINISH_NONE)
+            return accepted + 1;
+    }
 }

@@ -4,11 +4,12 @@
 #ifndef DS_INFER_DRAW_H
 #define DS_INFER_DRAW_H
 
-#include "infer/request_list.h"
+#include "infer/tell.h"
 
-/* Draws the token after the request's last from logits [vocab] (overwritten), appends it and tells
- * of it. Returns how the request goes on; *error: why it failed, borrowed until the thread's next
- * error. */
-ds_finish ds_draw_next(ds_live_request *r, float *logits, int64_t vocab, const char **error);
+/* Draws the tokens that follow, appends them and tells of them (at once without lanes). logits: [1
+ * + n_draft, vocab], overwritten; the i-th row is that after i proposals, and is drawn from while
+ * those before it were right. r->finish: how the request goes on, with r->error. Returns how many
+ * proposals were right. */
+int64_t ds_draw(ds_lanes *lanes, ds_live_request *r, float *logits, int64_t vocab);
 
 #endif

@@ -9,19 +9,30 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
+#include "infer/gguf_settings.h"
 
-/* Whether tokenizer_config.json says that texts begin with a mark: 1, 0, or -1 if it is silent. */
-static int add_bos_of(const char *folder) {
+/* tokenizer_config.json, or what a GGUF file says in its place; NULL: there is none. */
+static json_t *read_settings(const char *folder) {
     char path[PATH_MAX], *text = NULL;
     size_t size = 0;
+    json_t *settings = NULL;
+    if (ds_gguf_is(folder))
+        return ds_gguf_settings(folder, &settings) == DS_OK ? settings : NULL;
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     if (!ds_file_exists(path) || ds_file_read(path, (size_t)16 << 20, &text, &size) != DS_OK)
-        return -1;
-    json_t *config = json_loadb(text, size, JSON_DECODE_INT_AS_REAL, NULL);
+        return NULL;
+    settings = json_loadb(text, size, JSON_DECODE_INT_AS_REAL, NULL);
+    free(text);
+    return settings;
+}
+
+/* Whether the settings say that texts begin with a mark: 1, 0, or -1 if they are silent. */
+static int add_bos_of(const char *folder) {
+    json_t *config = read_settings(folder);
     const json_t *v = json_object_get(config, "add_bos_token");
     const int says = json_is_boolean(v) ? json_is_true(v) : -1;
     json_decref(config);
-    free(text);
     return says;
 }
 

@@ -58,13 +58,15 @@ void ds_live_request_free(ds_live_request *r) {
     free(r);
 }
 
-static bool goes_before(const ds_live_request *a, const ds_live_request *b) {
-    return a->priority != b->priority ? a->priority > b->priority : a->id < b->id;
+bool ds_request_goes_before(const ds_live_request *a, const ds_live_request *b) {
+    const int64_t x = (int64_t)a->priority * DS_STEPS_A_PRIORITY - a->arrival;
+    const int64_t y = (int64_t)b->priority * DS_STEPS_A_PRIORITY - b->arrival;
+    return x != y ? x > y : a->id < b->id;
 }
 
 void ds_request_list_insert(ds_request_list *list, ds_live_request *r) {
     ds_live_request *before = list->last;
-    while (before && goes_before(r, before))
+    while (before && ds_request_goes_before(r, before))
         before = before->previous;
     r->previous = before;
     r->next = before ? before->next : list->first;

@@ -13,7 +13,7 @@ struct ds_stepper {
     ds_program *programs[MOST_SIZES]; /* for 1, 2, 4, … tokens, the last for most_tokens */
     const ds_program *first;          /* whose working memory the others use */
     ds_step_batch batch;
-    float *logits; /* [most_sequences, vocab_size] */
+    float *logits; /* [most_rows, vocab_size] */
 };
 
 static int64_t size_of(const ds_stepper *s, int i) {
@@ -23,7 +23,7 @@ static int64_t size_of(const ds_stepper *s, int i) {
 
 static int64_t rows_of(const ds_stepper *s, int i) {
     const int64_t n = size_of(s, i);
-    return n < s->opts.most_sequences ? n : s->opts.most_sequences;
+    return n < s->opts.most_rows ? n : s->opts.most_rows;
 }
 
 static int32_t *ints(int64_t n) {
@@ -42,9 +42,8 @@ ds_status ds_stepper_new(ds_model *model, ds_step_opts opts, ds_stepper **out) {
     b->owners = ints(opts.most_tokens);
     b->slots = ints(opts.most_tokens);
     b->tables = ints(opts.most_sequences * opts.blocks_per_sequence);
-    b->rows = ints(opts.most_sequences);
-    s->logits =
-        ds_malloc((size_t)(opts.most_sequences * model->config.vocab_size) * sizeof *s->logits);
+    b->rows = ints(opts.most_rows);
+    s->logits = ds_malloc((size_t)(opts.most_rows * model->config.vocab_size) * sizeof *s->logits);
     if (!b->tokens || !b->positions || !b->owners || !b->slots || !b->tables || !b->rows ||
         !s->logits) {
         ds_stepper_free(s);
@@ -91,9 +90,12 @@ static ds_status write_ints(ds_program *p, const char *input, const int32_t *dat
     return ds_program_write(p, input, data, (size_t)n * sizeof *data);
 }
 
-ds_status ds_stepper_run(ds_stepper *s, float **logits) {
+static ds_status run_alone(ds_stepper *s, float **logits) {
     ds_step_batch *b = &s->batch;
     int i = 0;
+    if (b->n_tokens > s->opts.most_tokens || b->n_rows > s->opts.most_rows)
+        return ds_fail(DS_INTERNAL, "a step of %lld tokens and %lld rows is larger than planned",
+                       (long long)b->n_tokens, (long long)b->n_rows);
     while (size_of(s, i) < b->n_tokens || rows_of(s, i) < b->n_rows)
         i++;
     if (!s->programs[i])
@@ -115,4 +117,12 @@ ds_status ds_stepper_run(ds_stepper *s, float **logits) {
     *logits = s->logits;
     return ds_program_read(p, "logits", s->logits,
                            (size_t)(n_rows * s->model->config.vocab_size) * sizeof *s->logits);
+}
+
+/* Embeddings of the same model may be asked for meanwhile. */
+ds_status ds_stepper_run(ds_stepper *s, float **logits) {
+    pthread_mutex_lock(&s->model->in_use);
+    const ds_status status = run_alone(s, logits);
+    pthread_mutex_unlock(&s->model->in_use);
+    return status;
 }

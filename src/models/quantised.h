@@ -2,6 +2,7 @@
 #ifndef DS_MODELS_QUANTISED_H
 #define DS_MODELS_QUANTISED_H
 
+#include "passes/passes.h"
 #include "deepseek/graph.h"
 #include "deepseek/safetensors.h"
 
@@ -10,16 +11,6 @@ typedef struct ds_weight_format {
     int bits;      /* 0: not quantised */
     int64_t group; /* 4 bits: columns that share a scale, a multiple of 8 */
 } ds_weight_format;
-
-typedef enum ds_product_side {
-    DS_NO_PRODUCT, /* something else than products with their right operand reads it */
-    DS_BY_ROWS,    /* a matrix [out, in] */
-    DS_BY_COLUMNS, /* [in, out] */
-} ds_product_side;
-
-/* By node id: how products read each parameter that only they read. Gates of experts are left out:
- * they are small, and a token's whole way depends on them. free() it; NULL when out of memory. */
-ds_product_side *ds_product_parameters(const ds_graph *g);
 
 int64_t ds_weight_groups(ds_weight_format format, int64_t n_in);
 int64_t ds_weight_code_columns(ds_weight_format format, int64_t n_in); /* of bytes or words */

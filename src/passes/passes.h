@@ -51,6 +51,16 @@ ds_graph *ds_pass_observe(const ds_graph *g);
  * fused op. Before autodiff. */
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g);
 
+typedef enum ds_product_side {
+    DS_NO_PRODUCT, /* something else than products with their right operand reads it */
+    DS_BY_ROWS,    /* a matrix [out, in] */
+    DS_BY_COLUMNS, /* [in, out] */
+} ds_product_side;
+
+/* By node id: how products read each parameter that only they read. Gates of experts are left out:
+ * they are small, and a token's whole way depends on them. free() it; NULL when out of memory. */
+ds_product_side *ds_product_parameters(const ds_graph *g);
+
 /* Products of parameters as inference will compute them, with gradients straight through the
  * rounding. Before precision and autodiff; after autodiff, drop_surrogates leaves the values. */
 ds_graph *ds_pass_quantisation_aware(const ds_graph *g, ds_quantisation kind);

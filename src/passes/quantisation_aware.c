@@ -10,39 +10,18 @@
  * its product is never made. */
 #include <stdlib.h>
 
-#include "base/alloc.h"
 #include "graph/ops/ops.h"
 #include "passes/passes.h"
 
 typedef struct aware_pass {
     ds_quantisation kind;
-    bool *is_shared; /* by id: a parameter that something else than products reads (an embedding) */
+    ds_product_side *sides; /* by id */
 } aware_pass;
 
-static bool reads_matrix(const ds_node *node, int input) {
-    return node->op == &ds_op_matmul && input == 1 && node->inputs[1]->type.rank == 2;
-}
-
-static bool *find_shared(const ds_graph *g) {
-    bool *shared = ds_calloc(g->n_nodes + 1, sizeof *shared);
-    for (size_t i = 0; shared && i < g->n_nodes; i++)
-        for (int k = 0; k < g->nodes[i]->n_inputs; k++)
-            if (!reads_matrix(g->nodes[i], k))
-                shared[g->nodes[i]->inputs[k]->id] = true;
-    return shared;
-}
-
-/* The largest magnitude of each row of x [rows, columns], over 127. */
-static ds_node *row_scales(ds_graph *g, ds_node *x) {
-    ds_node *most = ds_graph_reduce(g, DS_MAX, ds_graph_unary(g, DS_ABS, x, 0), 1u << 1, false);
-    return ds_graph_binary(g, DS_DIV, most, ds_graph_fill(g, 127, DS_F32, 0, NULL));
-}
-
-static ds_node *aware_product(const aware_pass *pass, ds_graph *g, const ds_matmul_attrs *attrs,
-                              ds_node *x, ds_node *param) {
-    const bool rows_are_outputs = attrs->transpose_b;
-    ds_node *w = rows_are_outputs ? param : ds_graph_permute(g, param, (int[]){1, 0});
-    ds_node *scales = row_scales(g, w);
+static ds_node *aware_product(const aware_pass *pass, ds_graph *g, bool by_columns, ds_node *x,
+                              ds_node *param) {
+    ds_node *w = by_columns ? ds_graph_permute(g, param, (int[]){1, 0}) : param;
+    ds_node *scales = ds_graph_quantisation_scale(g, w, true); /* as files have them */
     const int64_t out = w ? w->type.dims[0] : 0, in = w ? w->type.dims[1] : 0;
     ds_node *value = ds_graph_quantised_matmul(
         g, x, ds_graph_quantise(g, w, scales), ds_graph_reshape(g, scales, 2, (int64_t[]){out, 1}),
@@ -50,8 +29,9 @@ static ds_node *aware_product(const aware_pass *pass, ds_graph *g, const ds_matm
     ds_node *rounded = x;
     if (pass->kind == DS_QUANTISE_W8A8 && x) {
         ds_node *rows = ds_graph_reshape(g, x, 2, (int64_t[]){-1, in});
-        rounded = ds_graph_reshape(g, ds_graph_fake_quantise(g, rows, row_scales(g, rows)),
-                                   x->type.rank, x->type.dims);
+        ds_node *scale = ds_graph_quantisation_scale(g, rows, false);
+        rounded =
+            ds_graph_reshape(g, ds_graph_fake_quantise(g, rows, scale), x->type.rank, x->type.dims);
     }
     ds_node *surrogate = ds_graph_matmul(g, rounded, ds_graph_fake_quantise(g, w, scales),
                                          (ds_matmul_opts){.transpose_b = true});
@@ -61,24 +41,25 @@ static ds_node *aware_product(const aware_pass *pass, ds_graph *g, const ds_matm
 static ds_node *aware_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
                            ds_node *const *inputs) {
     const aware_pass *pass = r->context;
-    const ds_matmul_attrs *attrs = node->attrs;
-    if (!reads_matrix(node, 1) || node->inputs[1]->op != &ds_op_param || attrs->transpose_a ||
-        attrs->f32_result || pass->is_shared[node->inputs[1]->id])
+    const bool is_product =
+        node->op == &ds_op_matmul && pass->sides[node->inputs[1]->id] != DS_NO_PRODUCT;
+    if (!is_product || ((const ds_matmul_attrs *)node->attrs)->f32_result)
         return ds_graph_copy_node(to, node, inputs);
     to->segment = node->segment;
     snprintf(to->scope, sizeof to->scope, "%s", node->scope);
-    ds_node *made = aware_product(pass, to, attrs, inputs[0], inputs[1]);
+    ds_node *made = aware_product(pass, to, pass->sides[node->inputs[1]->id] == DS_BY_COLUMNS,
+                                  inputs[0], inputs[1]);
     to->segment = 0;
     to->scope[0] = '\0';
     return made;
 }
 
 ds_graph *ds_pass_quantisation_aware(const ds_graph *g, ds_quantisation kind) {
-    aware_pass pass = {.kind = kind, .is_shared = find_shared(g)};
-    if (!pass.is_shared)
+    aware_pass pass = {.kind = kind, .sides = ds_product_parameters(g)};
+    if (!pass.sides)
         return NULL;
     ds_graph *to = ds_graph_rewrite(g, aware_node, &pass);
-    free(pass.is_shared);
+    free(pass.sides);
     return to;
 }
 

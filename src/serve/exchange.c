@@ -177,6 +177,34 @@ ds_status ds_exchange_submit(ds_exchange *x) {
     return status;
 }
 
+void ds_exchange_begin(ds_exchange *x) {
+    atomic_fetch_add(&x->references, 1); /* of whoever completes it */
+    pthread_mutex_lock(&x->lock);
+    x->submitted = true;
+    pthread_mutex_unlock(&x->lock);
+}
+
+bool ds_exchange_is_done(ds_exchange *x) {
+    pthread_mutex_lock(&x->lock);
+    const bool done = x->done;
+    pthread_mutex_unlock(&x->lock);
+    return done;
+}
+
+void ds_exchange_complete(ds_exchange *x, unsigned code, ds_text *body) {
+    pthread_mutex_lock(&x->lock);
+    if (!x->done) {
+        ds_text_clear(&x->answer.out);
+        x->answer.out = *body;
+        *body = (ds_text){0};
+        finish(x, code);
+        wake(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+    ds_text_clear(body);
+    ds_exchange_release(x);
+}
+
 bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type) {
     pthread_mutex_lock(&x->lock);
     const bool was_at_work = x->submitted && !x->done;

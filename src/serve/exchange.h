@@ -9,6 +9,7 @@
 
 #include "infer/prompt.h"
 #include "serve/answer.h"
+#include "serve/embeddings.h"
 #include "serve/grammar_cache.h"
 #include "serve/metrics.h"
 #include "serve/server.h"
@@ -50,7 +51,8 @@ struct ds_exchange {
 struct ds_server {
     struct MHD_Daemon *daemon;
     ds_model *model;
-    ds_async_executor *executor;
+    ds_async_executor *executor; /* NULL: the model gives embeddings only */
+    ds_embedding_worker *embeddings;
     ds_server_opts opts;
     const char *name;
     ds_prompt_format format;
@@ -75,6 +77,11 @@ void ds_exchange_release(ds_exchange *x);
 /* Hands the parsed request, whose answer was begun, to the executor. Its first choice goes at once;
  * the others follow when that has its first token, and find the prompt's keys and values there. */
 ds_status ds_exchange_submit(ds_exchange *x);
+/* For work that is not the executor's: it counts as at work, with a reference, until it is
+ * completed by the whole body of its answer, which is taken over. */
+void ds_exchange_begin(ds_exchange *x);
+void ds_exchange_complete(ds_exchange *x, unsigned code, ds_text *body);
+bool ds_exchange_is_done(ds_exchange *x); /* perhaps early */
 /* Ends it early: with a message for the client, or (NULL) with nothing, when the client is gone.
  * Returns whether it was still at work. */
 bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type);

@@ -43,7 +43,7 @@ static bool is_in(const char *folder, const char *path) {
  * newer make way for those that this run will write. */
 static ds_status find_own(const ds_trainer *t, char path[PATH_MAX]) {
     char folder[PATH_MAX];
-    if (ds_checkpoint_find(checkpoint_folder(t, folder), path) != DS_OK)
+    if (ds_checkpoint_find(checkpoint_folder(t, folder), DS_VERIFY_ALL, path) != DS_OK)
         *path = '\0';
     return ds_checkpoint_set_aside(folder, ds_checkpoint_step(path), "damaged");
 }

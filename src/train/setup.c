@@ -115,12 +115,35 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
 /* ---- programs
  * ------------------------------------------------------------------------------------ */
 
+static ds_packing packing_of(const ds_trainer *t) {
+    return (ds_packing){.reset_positions = t->config->data.reset_positions,
+                        .mask_documents = t->config->data.mask_documents};
+}
+
+/* Validation rates the model as it will be used, without dropout. */
+static ds_status make_evaluation(ds_trainer *t, const ds_compile_opts *training) {
+    ds_model_config plain = t->model;
+    plain.dropout = 0;
+    ds_graph *g = ds_graph_new();
+    if (!g)
+        return DS_OUT_OF_MEMORY;
+    ds_model_build_packed(g, &plain, t->micro_batch, t->seq_len, packing_of(t));
+    const ds_compile_opts forward = {.precision = t->precision,
+                                     .share = t->first,
+                                     .quantisation = training->quantisation,
+                                     .no_fused_attention = training->no_fused_attention,
+                                     .no_fuse = training->no_fuse,
+                                     .plan_only = training->plan_only};
+    const ds_status status = ds_compile(g, t->state, forward, &t->evaluate);
+    ds_graph_free(g);
+    return status;
+}
+
 static ds_status make_programs(ds_trainer *t) {
     ds_graph *g = ds_graph_new(), *update = NULL;
     if (!g)
         return DS_OUT_OF_MEMORY;
-    const ds_packing packing = {.reset_positions = t->config->data.reset_positions,
-                                .mask_documents = t->config->data.mask_documents};
+    const ds_packing packing = packing_of(t);
     ds_model_build_packed(g, &t->model, t->micro_batch, t->seq_len, packing);
     ds_compile_opts opts = compile_opts(t);
     opts.on_stage = t->opts.on_stage;
@@ -134,15 +157,8 @@ static ds_status make_programs(ds_trainer *t) {
         opts.accumulate = true;
         status = ds_compile(g, t->state, opts, &t->more);
     }
-    if (status == DS_OK && t->validation_data) {
-        const ds_compile_opts forward = {.precision = t->precision,
-                                         .share = t->first,
-                                         .quantisation = opts.quantisation,
-                                         .no_fused_attention = opts.no_fused_attention,
-                                         .no_fuse = opts.no_fuse,
-                                         .plan_only = opts.plan_only};
-        status = ds_compile(g, t->state, forward, &t->evaluate);
-    }
+    if (status == DS_OK && t->validation_data)
+        status = make_evaluation(t, &opts);
     if (status == DS_OK)
         status = ds_optimizer_graph(t->state, t->optimizer, &update);
     if (status == DS_OK) {

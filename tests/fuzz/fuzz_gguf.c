@@ -29,7 +29,7 @@ static void read_tensors(const ds_gguf *g) {
 static void read_values(const ds_gguf *g) {
     ds_gguf_strings strings;
     ds_gguf_numbers numbers;
-    volatile double sum = 0;
+    double sum = 0;
     if (ds_gguf_list_strings(g, "tokenizer.ggml.tokens", &strings))
         for (size_t i = 0, n = 0; i < strings.n; i++) {
             const char *text = ds_gguf_next_string(&strings, &n);
@@ -38,6 +38,8 @@ static void read_values(const ds_gguf *g) {
     if (ds_gguf_list_numbers(g, "tokenizer.ggml.scores", &numbers))
         for (size_t i = 0; i < numbers.n; i++)
             sum += ds_gguf_number(&numbers, i);
+    if (sum == 0.123)
+        __builtin_trap(); /* so that the reading is not optimised away */
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -129,8 +129,8 @@ static void products_are_found(void **unused) {
 /* ---- whole models ---------------------------------------------------------------------------- */
 
 /* [n_tokens, vocab_size], the caller's. */
-static float *logits_of(const char *folder, const char *dtype, const char *device, int32_t *tokens,
-                        int64_t n_tokens, size_t *state_bytes) {
+static float *logits_by(const char *folder, const char *dtype, const char *device, int32_t *tokens,
+                        int64_t n_tokens, ds_compile_opts opts, size_t *state_bytes) {
     ds_model *model = NULL;
     ds_program *program = NULL;
     require(ds_model_from_pretrained(folder, (ds_model_opts){.dtype = dtype, .device = device},
@@ -138,7 +138,7 @@ static float *logits_of(const char *folder, const char *dtype, const char *devic
     const ds_model_config *c = ds_model_get_config(model);
     ds_graph *g = ds_graph_new();
     ds_model_build_logits(g, c, 1, n_tokens);
-    require(ds_compile(g, ds_model_get_state(model), (ds_compile_opts){0}, &program));
+    require(ds_compile(g, ds_model_get_state(model), opts, &program));
     const size_t size = (size_t)(n_tokens * c->vocab_size) * sizeof(float);
     float *logits = malloc(size);
     require(ds_program_write(program, "tokens", tokens, (size_t)n_tokens * sizeof *tokens));
@@ -149,6 +149,41 @@ static float *logits_of(const char *folder, const char *dtype, const char *devic
     ds_graph_free(g);
     ds_model_free(model);
     return logits;
+}
+
+static float *logits_of(const char *folder, const char *dtype, const char *device, int32_t *tokens,
+                        int64_t n_tokens, size_t *state_bytes) {
+    return logits_by(folder, dtype, device, tokens, n_tokens, (ds_compile_opts){0}, state_bytes);
+}
+
+/* What quantisation-aware training saw is what the quantised parameters compute, bit for bit. */
+static void training_sees_the_numbers_of_inference(void **unused) {
+    (void)unused;
+    static const char *const folders[] = {GOLDENS "gpt2", GOLDENS "llama", GOLDENS "mixtral",
+                                          GOLDENS "deepseek_v2"};
+    static const char *const devices[] = {"ref", "cpu"};
+    static const struct {
+        ds_quantisation training;
+        const char *dtype;
+    } kinds[] = {{DS_QUANTISE_W8A16, "w8a16"}, {DS_QUANTISE_W8A8, "int8"}};
+    int32_t tokens[] = {1, 5, 9, 3, 7, 2};
+    size_t bytes = 0;
+    for (int i = 0; i < 4 * 2 * 2; i++) {
+        const char *folder = folders[i / 4], *device = devices[i / 2 % 2];
+        const ds_compile_opts opts = {.quantisation = kinds[i % 2].training};
+        ds_model_config c;
+        require(ds_model_config_load(folder, &c));
+        const size_t size = 6 * (size_t)c.vocab_size * sizeof(float);
+        float *trained = logits_by(folder, "f32", device, tokens, 6, opts, &bytes);
+        float *quantised = logits_of(folder, kinds[i % 2].dtype, device, tokens, 6, &bytes);
+        float *plain = logits_of(folder, "f32", device, tokens, 6, &bytes);
+        if (memcmp(trained, quantised, size) != 0)
+            fail_msg("%s as %s on %s differs from training", folder, kinds[i % 2].dtype, device);
+        assert_memory_not_equal(trained, plain, size);
+        free(trained);
+        free(quantised);
+        free(plain);
+    }
 }
 
 /* Root of the mean square of the difference, relative to that of a. */
@@ -262,6 +297,7 @@ int main(void) {
         cmocka_unit_test(infinite_weights_are_refused),
         cmocka_unit_test(products_are_found),
         cmocka_unit_test(weights_are_quantised_while_loading),
+        cmocka_unit_test(training_sees_the_numbers_of_inference),
         cmocka_unit_test(folders_of_compressed_tensors_are_read),
         cmocka_unit_test(other_ways_of_quantising_are_named),
     };

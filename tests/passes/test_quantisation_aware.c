@@ -19,14 +19,8 @@ static const ds_quantisation kinds[N_KINDS] = {DS_QUANTISE_W8A16, DS_QUANTISE_W8
 
 typedef enum form { PLAIN, VALUE, SURROGATE } form;
 
-/* The largest magnitude of each row over 127. */
-static ds_node *scales_of(ds_graph *g, ds_node *x) {
-    ds_node *most = ds_graph_reduce(g, DS_MAX, ds_graph_unary(g, DS_ABS, x, 0), 1u << 1, false);
-    return ds_graph_binary(g, DS_DIV, most, ds_graph_fill(g, 127, DS_F32, 0, NULL));
-}
-
-static ds_node *rounded(ds_graph *g, ds_node *x) {
-    return ds_graph_fake_quantise(g, x, scales_of(g, x));
+static ds_node *rounded(ds_graph *g, ds_node *x, bool is_stored) {
+    return ds_graph_fake_quantise(g, x, ds_graph_quantisation_scale(g, x, is_stored));
 }
 
 /* x [rows, in] · w, w [out, in] if turned, else [in, out]. */
@@ -36,9 +30,9 @@ static ds_node *product(ds_graph *g, ds_node *x, ds_node *w, bool turned, form f
     if (!turned)
         w = ds_graph_permute(g, w, (int[]){1, 0});
     if (f == SURROGATE)
-        return ds_graph_matmul(g, int8_input ? rounded(g, x) : x, rounded(g, w),
+        return ds_graph_matmul(g, int8_input ? rounded(g, x, false) : x, rounded(g, w, true),
                                (ds_matmul_opts){.transpose_b = true});
-    ds_node *scale = scales_of(g, w);
+    ds_node *scale = ds_graph_quantisation_scale(g, w, true);
     return ds_graph_quantised_matmul(g, x, ds_graph_quantise(g, w, scale),
                                      ds_graph_reshape(g, scale, 2, (int64_t[]){w->type.dims[0], 1}),
                                      (ds_quantised_matmul_opts){.int8_input = int8_input});

@@ -34,6 +34,7 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_moe_route,
     &ds_cpu_argmax,
     &ds_cpu_topk,
+    &ds_cpu_quantisation_scale,
     &ds_cpu_quantise,
     &ds_cpu_dequantise,
     &ds_cpu_fake_quantise,

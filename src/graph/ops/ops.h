@@ -128,6 +128,15 @@ typedef struct ds_quantised_matmul_attrs {
 /* Column of a row of four-bit weights, −8 … 7. */
 int ds_int4_at(const int32_t *row, int64_t column);
 
+/* quantise.c: x [rows, …] → f32 [rows], the scale of each row: its largest magnitude / 127, as it is
+ * or (stored) as the least bf16 that is not below */
+extern const ds_op ds_op_quantisation_scale;
+typedef struct ds_quantisation_scale_attrs {
+    int64_t is_stored;
+} ds_quantisation_scale_attrs;
+float ds_quantisation_scale(float most, bool is_stored);
+ds_node *ds_graph_quantisation_scale(ds_graph *g, ds_node *x, bool is_stored);
+
 /* quantise.c: value, surrogate → value; the gradient goes to the surrogate */
 extern const ds_op ds_op_straight_through;
 ds_node *ds_graph_straight_through(ds_graph *g, ds_node *value, ds_node *surrogate);

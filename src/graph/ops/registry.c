@@ -58,6 +58,7 @@ const ds_op *const ds_all_ops[] = {
     &ds_op_dequantise,
     &ds_op_fake_quantise,
     &ds_op_fake_quantise_grad,
+    &ds_op_quantisation_scale,
     &ds_op_straight_through,
     &ds_op_adamw,
     &ds_op_sgd,

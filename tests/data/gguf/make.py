@@ -66,6 +66,22 @@ def names(architecture, layers):
     return gguf.get_tensor_name_map(architecture, layers)
 
 
+def add_vocabulary(w, arch, n):
+    """Of BERT's make the first words of ../tokenizers/bert.vocab.txt, else single characters and a merge."""
+    if arch == "bert":
+        words = (HERE.parent / "tokenizers" / "bert.vocab.txt").read_text().split("\n")[:n]
+        tokens = [t if t[0] == "[" else t[2:] if t.startswith("##") else "\u2581" + t for t in words]
+        w.add_tokenizer_model("bert")
+    else:
+        tokens = [chr(0x100 + i) for i in range(n)]
+        tokens[2] = tokens[0] + tokens[1]
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre("gpt-2")
+        w.add_token_merges([f"{tokens[0]} {tokens[1]}"])
+    w.add_token_list(tokens)
+    w.add_token_types([1] * n)
+
+
 def model_writer(name, arch, c, layers, width, heads, inner, context):
     w = gguf.GGUFWriter(HERE / f"{name}.gguf", arch)
     w.add_block_count(layers)
@@ -73,13 +89,7 @@ def model_writer(name, arch, c, layers, width, heads, inner, context):
     w.add_head_count(heads)
     w.add_feed_forward_length(inner)
     w.add_context_length(context)
-    # transformers wants a vocabulary; one of single characters does
-    vocab = c["vocab_size"]
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("gpt-2")
-    w.add_token_list([chr(0x100 + i) for i in range(vocab)])
-    w.add_token_types([1] * vocab)
-    w.add_token_merges([])
+    add_vocabulary(w, arch, c["vocab_size"])
     return w
 
 
