@@ -165,6 +165,8 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
             return status;
         if (id == end || id == ds_model_get_config(s->model)->eos_token)
             break;
+        if (id >= ds_tokenizer_vocab_size(s->tokenizer))
+            continue; /* models' vocabularies are often padded: it has no text */
         DS_TRY(ds_detokenizer_push(stream, id, &text, &length));
         open = print_piece(text, length);
     }

@@ -71,6 +71,7 @@ def measure(name, url, n_streams, kind, o):
         ask(url, shared + " warm", 1)
     prompts = [[(shared if kind == "shared" else text_of(url, f"{n_streams} {s} {r}", o.prefix)) + f" {s} {r} " + text_of(url, s + r, 8)
                 for r in range(o.rounds)] for s in range(n_streams)]
+    warm = [[text_of(url, f"warm {kind} {n_streams} {s}", o.prefix)] for s in range(n_streams)]
     firsts, tokens, failures = [], [], []
 
     def stream(own):
@@ -81,15 +82,21 @@ def measure(name, url, n_streams, kind, o):
                 tokens.append(n)
         except Exception as error:  # told at the end
             failures.append(error)
-    threads = [threading.Thread(target=stream, args=(own,)) for own in prompts]
-    begin = time.monotonic()
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    elapsed = time.monotonic() - begin
-    if failures:
-        raise failures[0]
+
+    def run(lists):
+        threads = [threading.Thread(target=stream, args=(own,)) for own in lists]
+        begin = time.monotonic()
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        if failures:
+            raise failures[0]
+        return time.monotonic() - begin
+    run(warm)  # what is made when first needed
+    firsts.clear()
+    tokens.clear()
+    elapsed = run(prompts)
     firsts.sort()
 
     def quantile(q):

@@ -21,9 +21,10 @@ BEGIN {
 }
 NR == 1 && /^usage: / { sub(/^usage: /, ""); print ".B " literal($0); print ".SH DESCRIPTION"; next }
 NR == 1 { print ".B " literal(name); print ".I command\n.RI [ options ]\n.SH DESCRIPTION" }
+{ indent = match($0, /[^ ]/) - 1 }
 /^ *$/ { close_all(); if (seen) new_paragraph = 1; next }
 # an option: its names, two spaces at least, what it does
-/^ {1,6}-/ {
+indent >= 1 && indent <= 6 && /^ *-/ {
     close_all()
     if (!options) { print ".SH OPTIONS"; options = 1 }
     new_paragraph = 0
@@ -35,11 +36,11 @@ NR == 1 { print ".B " literal(name); print ".I command\n.RI [ options ]\n.SH DES
     item = seen = 1
     next
 }
-item && /^ {8,}/ { sub(/^ +/, ""); print plain($0); next }
+item && indent >= 8 { sub(/^ +/, ""); print plain($0); next }
 # what is indented otherwise is an example
 /^ +[^ ]/ {
     item = 0
-    if (!example) print (new_paragraph || options ? ".PP\n.EX" : ".PP\n.EX")
+    if (!example) print ".PP\n.EX"
     new_paragraph = 0
     example = seen = 1
     print literal($0)

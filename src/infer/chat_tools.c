@@ -261,11 +261,11 @@ const ds_tool_style ds_tools_nemo = {.opening = "[TOOL_CALLS][",
 
 /* ---- DeepSeek V3 and R1 ---------------------------------------------------------------------- */
 
-#define CALLS_BEGIN "<｜tool▁calls▁begin｜>"
-#define CALLS_END   "<｜tool▁calls▁end｜>"
-#define CALL_BEGIN  "<｜tool▁call▁begin｜>"
-#define CALL_END    "<｜tool▁call▁end｜>"
-#define SEPARATOR   "<｜tool▁sep｜>"
+#define CALLS_BEGIN  "<｜tool▁calls▁begin｜>"
+#define CALLS_END    "<｜tool▁calls▁end｜>"
+#define CALL_BEGIN   "<｜tool▁call▁begin｜>"
+#define CALL_END     "<｜tool▁call▁end｜>"
+#define NAME_FOLLOWS "function<｜tool▁sep｜>"
 
 static void put_deepseek_system(ds_chat_rendering *r, bool has_system) {
     ds_chat_put(r, has_system ? "\n\n" : "");
@@ -275,7 +275,7 @@ static void put_deepseek_system(ds_chat_rendering *r, bool has_system) {
         ds_chat_put(r, "\n");
     }
     ds_chat_put(r, "To call one, answer with nothing but this, its name and its arguments as "
-                   "JSON:\n" CALLS_BEGIN CALL_BEGIN "function" SEPARATOR "name\n```json\n"
+                   "JSON:\n" CALLS_BEGIN CALL_BEGIN NAME_FOLLOWS "name\n```json\n"
                    "{\"argument\": \"value\"}\n```" CALL_END CALLS_END "\n");
 }
 
@@ -285,8 +285,7 @@ static void put_deepseek_calls(ds_chat_rendering *r, size_t i, const char *words
     ds_chat_put(r, CALLS_BEGIN);
     for (size_t k = 0; k < json_array_size(calls); k++) {
         const json_t *call = json_array_get(calls, k);
-        ds_chat_put(r,
-                    k > 0 ? "\n" CALL_BEGIN "function" SEPARATOR : CALL_BEGIN "function" SEPARATOR);
+        ds_chat_put(r, k > 0 ? "\n" CALL_BEGIN NAME_FOLLOWS : CALL_BEGIN NAME_FOLLOWS);
         ds_chat_put_content(r, text_of(call, "name"), false);
         ds_chat_put(r, "\n```json\n");
         ds_chat_put_json(r, json_object_get(call, "arguments"), 0);
@@ -306,10 +305,10 @@ static void put_deepseek_result(ds_chat_rendering *r, size_t i) {
 }
 
 const ds_tool_style ds_tools_deepseek3 = {
-    .opening = CALLS_BEGIN CALL_BEGIN "function" SEPARATOR,
-    .marks = {CALLS_BEGIN, CALLS_END, CALL_BEGIN, CALL_END, SEPARATOR},
+    .opening = CALLS_BEGIN CALL_BEGIN NAME_FOLLOWS,
+    .marks = {CALLS_BEGIN, CALLS_END, CALL_BEGIN, CALL_END, "<｜tool▁sep｜>"},
     .begin = CALLS_BEGIN,
-    .skips = {CALLS_BEGIN, CALL_BEGIN, "function" SEPARATOR, "```", CALL_END, CALLS_END},
+    .skips = {CALLS_BEGIN, CALL_BEGIN, NAME_FOLLOWS, "```", CALL_END, CALLS_END},
     .name_end = "\n```json\n",
     .call_within = true,
     .answer_within = true,

@@ -24,14 +24,12 @@ static int32_t put(ds_rules *r, ds_rule_node node) {
         r->too_large = true;
         return DS_RULES_NOTHING;
     }
-    ds_rule_node *grown = ds_grow(r->nodes, &r->node_capacity, r->n_nodes + 2, sizeof *grown);
+    ds_rule_node *grown = ds_grow(r->nodes, &r->node_capacity, r->n_nodes + 1, sizeof *grown);
     if (!grown) {
         r->out_of_memory = true;
         return DS_RULES_NOTHING;
     }
     r->nodes = grown;
-    if (r->n_nodes == 0)
-        r->nodes[r->n_nodes++] = (ds_rule_node){.kind = DS_RULE_END};
     r->nodes[r->n_nodes] = node;
     return (int32_t)r->n_nodes++;
 }
@@ -50,6 +48,10 @@ int32_t ds_rules_new(ds_rules *r) {
         return -1;
     }
     r->starts = grown;
+    if (r->n_nodes == 0) /* a rule may be nothing but its end */
+        put(r, (ds_rule_node){.kind = DS_RULE_END});
+    if (is_broken(r))
+        return -1;
     r->starts[r->n_rules] = DS_RULES_NOTHING;
     return (int32_t)r->n_rules++;
 }

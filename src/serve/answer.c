@@ -271,7 +271,9 @@ ds_status ds_openai_answer_token(ds_openai_answer *a, int i, const ds_event *eve
     c->n_tokens++;
     if (a->logprobs)
         note_logprob(a, c, event);
-    DS_TRY(ds_detokenizer_push(c->detokenizer, event->token, &text, &length));
+    /* models' vocabularies are often padded: what the tokenizer does not know has no text */
+    if (event->token < ds_tokenizer_vocab_size(a->tokenizer))
+        DS_TRY(ds_detokenizer_push(c->detokenizer, event->token, &text, &length));
     take_text(c, text, length);
     if (mark)
         take_text(c, mark, strlen(mark));

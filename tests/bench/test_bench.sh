@@ -49,6 +49,12 @@ expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lin
 expect "checkpoints" 'write: tensors, MD5, synced +[0-9.]+ GB/s' "$(table startup)"
 [ -z "$(ls "$work" | grep checkpoint)" ] || { echo "FAILED: a checkpoint was left behind"; failures=$((failures + 1)); }
 
+cat >"$work/lines" <<'END'
+{"bench": "serve", "who": "ours", "streams": 8, "prefix": "none", "tokens_per_s": 12.5, "first_p50_ms": 300.0, "first_p99_ms": 400.0}
+{"bench": "serve", "who": "ours", "streams": 8, "prefix": "shared", "tokens_per_s": 50.0, "first_p50_ms": 20.0, "first_p99_ms": 40.0}
+END
+expect "a server under load" 'ours +8 +shared +50\.0 +20\.0 ms +40\.0 ms +15\.0 x' "$(table serve)"
+
 "$programs/bench_random_model" tiny "$work/tiny"
 echo "$limits" >"$work/lines"
 printf 'decode 4\nprefill 40\nresident\nread\n' | "$programs/bench_generate" "$work/tiny" | grep '^{' >>"$work/lines"

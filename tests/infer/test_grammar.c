@@ -194,6 +194,7 @@ static void test_schemas(void **state) {
 }
 
 static const row gbnf_rows[] = {
+    {"root ::= # nothing at all", {""}, {"a", " "}},
     {"root ::= \"yes\" | \"no\"", {"yes", "no"}, {"", "ye", "yesno"}},
     {"root ::= [0-9]+ (\".\" [0-9]{2,3})? # a number\n",
      {"5", "12.50", "1.234"},

@@ -29,7 +29,7 @@ for program in "$1"/bin/deepseek-*; do
     if command -v groff >/dev/null; then
         LC_ALL=C.UTF-8 groff -man -K utf8 -T utf8 -ww "$page" >"$dir/shown" 2>"$dir/said" || fail "$name: $(cat "$dir/said")"
         [ ! -s "$dir/said" ] || fail "$name: groff says $(cat "$dir/said")"
-        grep -q "SYNOPSIS" "$dir/shown" || fail "$name: nothing is shown"
+        [ "$(wc -l <"$dir/shown")" -ge 30 ] || fail "$name: nearly nothing is shown"
     fi
     if command -v mandoc >/dev/null; then
         mandoc -T lint -W error "$page" >"$dir/said" || fail "$name: mandoc says $(cat "$dir/said")"

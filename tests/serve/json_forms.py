@@ -154,6 +154,23 @@ def check_tools():
     assert sizes[1] > sizes[0] + 100, sizes
 
 
+def check_streamed_calls():
+    body = {"messages": [{"role": "user", "content": "Ann?"}], "seed": 4, "max_tokens": 3500, "tools": TOOLS,
+            "tool_choice": "required", "stream": True, "n": 2}
+    request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(body).encode())
+    called, reasons = {}, {}
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        for line in answer:
+            if not line.startswith(b"data: {"):
+                continue
+            for choice in json.loads(line[6:])["choices"]:
+                for call in choice["delta"].get("tool_calls", []):
+                    assert call["index"] == 0 and call["type"] == "function" and call["id"], call
+                    called[choice["index"]] = json.loads(call["function"]["arguments"])
+                reasons[choice["index"]] = choice["finish_reason"] or reasons.get(choice["index"])
+    assert set(called) == {0, 1} and set(reasons.values()) == {"tool_calls"}, (called, reasons)
+
+
 def check_grammars():
     for seed in range(5):
         choice = ask(seed, grammar='root ::= [a-f]{3} ("-" [0-9]{2}){1,2}')
@@ -181,6 +198,7 @@ with concurrent.futures.ThreadPoolExecutor(8) as pool:
 print(N_SCHEMAS, "schemas: every answer validates")
 check_open_forms()
 check_tools()
+check_streamed_calls()
 check_grammars()
 check_refusals()
 print("tools are called, grammars kept, what is wrong is refused")

@@ -340,6 +340,29 @@ static void test_calls_are_streamed(void **state) {
     free(out);
 }
 
+/* Models' vocabularies are often padded beyond the tokenizer's: such a token has no text. */
+static void test_a_token_without_text(void **state) {
+    (void)state;
+    ds_tokenizer *tok = byte_tokenizer();
+    ds_openai_request r = parse(DS_OPENAI_COMPLETION, "{\"prompt\":\"x\",\"logprobs\":1}");
+    ds_openai_answer a;
+    bool stopped = false;
+    const ds_openai_answer_opts opts = {.tokenizer = tok, .model = "m", .id = "id-1"};
+    const ds_token_logprob top = {5001, -1};
+    assert_int_equal(ds_openai_answer_begin(&r, &opts, &a), DS_OK);
+    const ds_event events[] = {{.token = ds_tokenizer_find(tok, "x")},
+                               {.token = 5000, .top = &top, .n_top = 1},
+                               {.token = ds_tokenizer_find(tok, "y")}};
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(ds_openai_answer_token(&a, 0, &events[i], &stopped), DS_OK);
+    assert_int_equal(ds_openai_answer_finish(&a, 0, "stop"), DS_OK);
+    assert_non_null(strstr(a.out.data, "\"text\":\"xy\""));
+    assert_non_null(strstr(a.out.data, "\"completion_tokens\":3"));
+    ds_openai_answer_clear(&a);
+    ds_openai_request_clear(&r);
+    ds_tokenizer_free(tok);
+}
+
 static void test_errors(void **state) {
     (void)state;
     ds_text text = {0};
@@ -359,6 +382,7 @@ int main(void) {
         cmocka_unit_test(test_several_choices),
         cmocka_unit_test(test_calls_are_read),
         cmocka_unit_test(test_calls_are_streamed),
+        cmocka_unit_test(test_a_token_without_text),
         cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

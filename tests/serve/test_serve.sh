@@ -68,6 +68,16 @@ draw() { curl -s "$url/v1/completions" -d "{\"prompt\":\"Once\",\"max_tokens\":3
 [ "$(draw 5)" = "$(draw 5)" ] || fail "seed 5 twice"
 [ "$(draw 5)" != "$(draw 6)" ] || fail "seeds 5 and 6"
 
+echo "several answers compute their prompt once"
+{ printf '{"n":4,"max_tokens":3,"prompt":"'; yes 'and then ' | head -n 40 | tr -d '\n'; printf '"}'; } >"$dir/ask"
+before="$(metric prefix_hit_tokens_total)"
+expect 200 '"index":3' "$url/v1/completions" --data-binary "@$dir/ask"
+tokens="$(sed -n 's/.*"prompt_tokens":\([0-9]*\).*/\1/p' "$dir/body")"
+[ "$tokens" -ge 32 ] || fail "a prompt of $tokens tokens is too short to be shared"
+# all whole blocks of 16 tokens but the one that holds the last token
+[ $(($(metric prefix_hit_tokens_total) - before)) -eq $((3 * ((tokens - 1) / 16 * 16))) ] ||
+    fail "of $tokens tokens $(metric prefix_hit_tokens_total) - $before were there already"
+
 echo "stop strings end the text before them, whole and streamed"
 expect 200 '"finish_reason":"stop"' "$url/v1/completions" -d "$ask,\"stop\":[\"never\",\"little girl\"]}"
 [ "$(field text <"$dir/body")" = "${a%%little girl*}" ] || fail "stop: $(cat "$dir/body")"
