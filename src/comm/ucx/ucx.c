@@ -106,12 +106,15 @@ static int state_of(ucs_status_t status) {
     return status == UCS_ERR_MESSAGE_TRUNCATED ? DS_MESSAGE_TOO_LONG : DS_MESSAGE_FAILED;
 }
 
-/* A message keeps its transport where its source would be: there is no more use for that. */
+/* A message keeps its transport where its source would be: there is no more use for that. UCX may
+ * come here from within the call that begins the message; then that call has yet to return the
+ * request. */
 static void end_message(void *request, ds_message *m, ucs_status_t status) {
     delist((ucx *)(uintptr_t)m->source, m);
-    m->handle = NULL;
     atomic_store(&m->state, state_of(status));
-    ucx_api.request_free(request);
+    if (m->handle)
+        ucx_api.request_free(request);
+    m->handle = NULL;
 }
 
 static void sent(void *request, ucs_status_t status, void *user) {
@@ -149,26 +152,33 @@ static ucp_ep_h endpoint_to(ucx *u, int rank) {
     return p->endpoint;
 }
 
-/* What UCX returned: done, failed, or a request to come back. */
+/* Before and after the call that begins a message. */
+static void prepare(ucx *u, ds_message *m, ds_message blank) {
+    *m = blank;
+    m->source = u;
+    enlist(u, m);
+}
+
 static void begin(ucx *u, ds_message *m, ucs_status_ptr_t request) {
-    if (UCS_PTR_IS_PTR(request)) {
+    if (!UCS_PTR_IS_PTR(request)) { /* done, or refused, at once */
+        delist(u, m);
+        atomic_store(&m->state, state_of(UCS_PTR_RAW_STATUS(request)));
+    } else if (atomic_load(&m->state) == DS_MESSAGE_PENDING) {
         m->handle = request;
-        m->source = u;
-        enlist(u, m);
-        return;
+    } else {
+        ucx_api.request_free(request);
     }
-    atomic_store(&m->state, state_of(UCS_PTR_RAW_STATUS(request)));
 }
 
 static void ucx_send(ds_transport *t, int to, const void *data, size_t size_bytes, uint64_t tag,
                      ds_message *m) {
     ucx *u = (ucx *)t;
-    *m = (ds_message){.peer = to, .tag = tag, .size_bytes = size_bytes};
     ucp_ep_h endpoint = endpoint_to(u, to);
     if (!endpoint) {
         atomic_store(&m->state, DS_MESSAGE_FAILED);
         return;
     }
+    prepare(u, m, (ds_message){.peer = to, .tag = tag, .size_bytes = size_bytes});
     const ucp_request_param_t param = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
         .cb.send = sent,
@@ -180,8 +190,9 @@ static void ucx_send(ds_transport *t, int to, const void *data, size_t size_byte
 static void ucx_receive(ds_transport *t, int from, void *data, size_t size_bytes, uint64_t tag,
                         ds_message *m) {
     ucx *u = (ucx *)t;
-    *m = (ds_message){.peer = from, .tag = tag, .size_bytes = size_bytes, .destination = data};
     endpoint_to(u, from); /* what can fail when the sender dies */
+    prepare(u, m,
+            (ds_message){.peer = from, .tag = tag, .size_bytes = size_bytes, .destination = data});
     const ucp_request_param_t param = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
         .cb.recv = received,
