@@ -102,9 +102,9 @@ typedef enum ds_recompute {
 typedef enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_HOST, DS_OFFLOAD_FILE } ds_offload;
 
 typedef struct ds_compile_opts {
-    ds_precision precision; /* of matrix products, attention and activations */
-    const char *loss;       /* differentiate this output; NULL = forward only */
-    bool accumulate;        /* gradients are added to "grad/NAME"; else written over it */
+    ds_precision precision;       /* of matrix products, attention and activations */
+    const char *loss;             /* differentiate this output; NULL = forward only */
+    bool accumulate;              /* gradients are added to "grad/NAME"; else written over it */
     ds_quantisation quantisation; /* of products with parameters that are read by nothing else */
     ds_recompute recompute;
     ds_offload offload;       /* activations between forward and backward */

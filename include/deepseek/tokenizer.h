@@ -12,8 +12,8 @@
  * Three models are known. Byte-pair encoding (Sennrich et al. 2016): a word begins as single bytes
  * (GPT-2, Llama 3, DeepSeek) or characters (Llama 2), and the pair of neighbours that was learned
  * first is joined, again and again, until no learned pair is left. WordPiece (BERT): a word is cut
- * into the longest pieces there are, from its beginning on. Unigram (T5, SentencePiece; Kudo 2018): a
- * text is cut into the likeliest sequence of pieces. The format is Hugging Face's tokenizer.json.
+ * into the longest pieces there are, from its beginning on. Unigram (T5, SentencePiece; Kudo 2018):
+ * a text is cut into the likeliest sequence of pieces. The format is Hugging Face's tokenizer.json.
  * Text is bytes: what is not UTF-8 is encoded all the same where the vocabulary has a token for
  * every byte, and comes back as it was.
  */
