@@ -128,8 +128,8 @@ typedef struct ds_quantised_matmul_attrs {
 /* Column of a row of four-bit weights, −8 … 7. */
 int ds_int4_at(const int32_t *row, int64_t column);
 
-/* quantise.c: x [rows, …] → f32 [rows], the scale of each row: its largest magnitude / 127, as it is
- * or (stored) as the least bf16 that is not below */
+/* quantise.c: x [rows, …] → f32 [rows], the scale of each row: its largest magnitude / 127, as it
+ * is or (stored) as the least bf16 that is not below */
 extern const ds_op ds_op_quantisation_scale;
 typedef struct ds_quantisation_scale_attrs {
     int64_t is_stored;
