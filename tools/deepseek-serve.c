@@ -58,6 +58,9 @@ static const char USAGE[] =
     "      --max-tokens N        prompt and answer together (default: the model's most)\n"
     "      --cache-mb N          memory for keys and values (default: for --max-batch whole\n"
     "                            texts, at most a quarter of the machine's)\n"
+    "      --cache-dtype NAME    keys and values as auto (default: what is computed in) or int8 "
+    "(a\n"
+    "                            scale for each token and head): more sequences in as much memory\n"
     "      --max-body-mb N       largest request (default 8)\n"
     "      --max-connections N   default 256\n"
     "      --timeout S           longest time for a request (default 600)\n"
@@ -105,6 +108,14 @@ static double seconds(const char *option, const char *text, double low) {
     return value;
 }
 
+static bool is_int8(const char *text) {
+    if (strcmp(text, "auto") != 0 && strcmp(text, "int8") != 0) {
+        fprintf(stderr, "%s: --cache-dtype must be auto or int8\n", TOOL);
+        exit(2);
+    }
+    return *text == 'i';
+}
+
 static ds_precision precision(const char *text) {
     if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) {
         fprintf(stderr, "%s: --precision must be fp32 or bf16\n", TOOL);
@@ -131,6 +142,7 @@ enum {
     MAX_QUEUE,
     MAX_TOKENS,
     CACHE_MB,
+    CACHE_DTYPE,
     MAX_BODY_MB,
     MAX_CONNECTIONS,
     TIMEOUT,
@@ -156,6 +168,7 @@ static const struct option options[] = {
     {"max-queue", required_argument, NULL, MAX_QUEUE},
     {"max-tokens", required_argument, NULL, MAX_TOKENS},
     {"cache-mb", required_argument, NULL, CACHE_MB},
+    {"cache-dtype", required_argument, NULL, CACHE_DTYPE},
     {"max-body-mb", required_argument, NULL, MAX_BODY_MB},
     {"max-connections", required_argument, NULL, MAX_CONNECTIONS},
     {"timeout", required_argument, NULL, TIMEOUT},
@@ -175,6 +188,7 @@ static bool set_limit(request *r, int o, const char *text) {
         break;
     case MAX_QUEUE: e->max_queue = (int)whole("--max-queue", text, 1, 1 << 20); break;
     case MAX_TOKENS: e->max_seq_len = whole("--max-tokens", text, 2, INT32_MAX); break;
+    case CACHE_DTYPE: e->int8_cache = is_int8(text); break;
     case CACHE_MB: e->cache_bytes = (size_t)whole("--cache-mb", text, 1, 1 << 24) << 20; break;
     case MAX_BODY_MB:
         r->server.max_body_bytes = (size_t)whole("--max-body-mb", text, 1, 4096) << 20;

@@ -286,7 +286,8 @@ typedef struct ds_paged_keys_of {
 
 /* Causal attention of tokens of several sequences over keys and values in blocks.
  *   q: [tokens, heads, head_dim]
- *   k_cache, v_cache: [blocks, block_size, kv_heads, head_dim], of any float dtype
+ *   k_cache, v_cache: [blocks, block_size, kv_heads, head_dim], of any float dtype; or both i8,
+ *                     [blocks, block_size, kv_heads, head_dim + 4]: a row ends in its f32 scale
  * Returns [tokens, heads, v_head_dim], dtype of q. Tokens of a sequence that stand next to each
  * other are best given one after the other. Not differentiable. */
 DS_API ds_node *ds_graph_paged_attention(ds_graph *g, ds_node *q, ds_node *k_cache,
@@ -321,8 +322,9 @@ DS_API ds_node *ds_graph_quantise(ds_graph *g, ds_node *x, ds_node *scale);
 DS_API ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype dtype);
 
 typedef struct ds_quantised_matmul_opts {
-    int64_t group;   /* columns that share a scale, a multiple of 8 for i32; 0 = all */
-    bool int8_input; /* x is quantised as well, each row with its largest magnitude / 127 as scale */
+    int64_t group; /* columns that share a scale, a multiple of 8 for i32; 0 = all */
+    bool
+        int8_input; /* x is quantised as well, each row with its largest magnitude / 127 as scale */
 } ds_quantised_matmul_opts;
 
 /* x · Wᵀ, where W [out, in] is codes · scale.
@@ -348,7 +350,8 @@ DS_API void ds_graph_accumulate(ds_graph *g, ds_node *variable, ds_node *x);
  * (start: i32 [batch]); returns the variable as it is afterwards. For key–value caches. */
 DS_API ds_node *ds_graph_cache_write(ds_graph *g, ds_node *variable, ds_node *x, ds_node *start);
 /* Writes rows x [tokens, heads, dim] into the variable [blocks, block_size, heads, dim], each at
- * its slot, block · block_size + place (slots: i32 [tokens]; others than 0 … are left out); returns
+ * its slot, block · block_size + place (slots: i32 [tokens]; others than 0 … are left out); an i8
+ * variable has rows of dim + 4, whole numbers and their scale (largest magnitude / 127). Returns
  * the variable as it is afterwards. */
 DS_API ds_node *ds_graph_paged_write(ds_graph *g, ds_node *variable, ds_node *x, ds_node *slots);
 /* Σ over all tensors of Σ x². f32, rank 0. */

@@ -218,6 +218,8 @@ typedef struct ds_async_executor_opts {
                                 max_batch_size sequences of max_seq_len, but at most a quarter of the
                                 memory */
     ds_precision precision;
+    bool int8_cache; /* keys and values as 8 bits with a scale for each token and head, a little
+                        over a quarter of f32; else in the type that is computed in */
     ds_speculate_opts speculate;
 } ds_async_executor_opts;
 

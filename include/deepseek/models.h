@@ -157,7 +157,7 @@ DS_API void ds_model_build_step(ds_graph *g, const ds_model_config *config, int6
 /* A cache of keys and values in blocks that sequences share (Kwon et al. 2023). */
 typedef struct ds_paged_cache {
     int64_t n_blocks, block_size; /* tokens a block holds */
-    ds_dtype dtype;
+    ds_dtype dtype;               /* a float, or DS_I8: a scale for each token and head */
 } ds_paged_cache;
 
 /* One step of many sequences. Inputs, all i32: "tokens", "positions", "owners", "slots" [n_tokens]

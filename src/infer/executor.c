@@ -308,7 +308,8 @@ static int64_t window_of(const ds_model_config *c, const ds_model *draft) {
 
 static ds_status size_cache(ds_async_executor *e, const ds_async_executor_opts *o,
                             ds_paged_cache *cache) {
-    *cache = (ds_paged_cache){.block_size = BLOCK_SIZE, .dtype = cache_dtype(o->precision)};
+    *cache = (ds_paged_cache){.block_size = BLOCK_SIZE,
+                              .dtype = o->int8_cache ? DS_I8 : cache_dtype(o->precision)};
     size_t block = ds_model_block_bytes(&e->model->config, cache);
     if (o->speculate.draft)
         block += ds_model_block_bytes(&o->speculate.draft->config, cache);

@@ -1,6 +1,7 @@
 /* Causal self-attention of decoders, with or without a key-value cache. */
 #include <stdio.h>
 
+#include "graph/ops/ops.h"
 #include "models/family.h"
 
 static const ds_init EMPTY = {.kind = DS_FILL, .no_decay = true, .in_parts = true};
@@ -24,8 +25,8 @@ static ds_node *paged(ds_graph *g, const ds_model_inputs *in, int64_t layer, con
                       ds_node *x) {
     char name[64];
     snprintf(name, sizeof name, "paged/%lld/%s", (long long)layer, which);
-    const int64_t dims[] = {in->cache->n_blocks, in->cache->block_size, ds_node_dim(x, 2),
-                            ds_node_dim(x, 3)};
+    const int64_t row = ds_node_dim(x, 3) + (in->cache->dtype == DS_I8 ? DS_CACHE_SCALE : 0);
+    const int64_t dims[] = {in->cache->n_blocks, in->cache->block_size, ds_node_dim(x, 2), row};
     ds_node *cache = ds_graph_variable(g, name, in->cache->dtype, 4, dims, EMPTY);
     return ds_graph_paged_write(g, cache, rows_of(g, x), in->slots);
 }

@@ -197,8 +197,11 @@ void ds_model_build_paged(ds_graph *g, const ds_model_config *config, int64_t n_
 
 size_t ds_model_block_bytes(const ds_model_config *c, const ds_paged_cache *cache) {
     const ds_latent_config *l = &c->latent;
-    const int64_t of_token = l->kv_rank > 0 ? c->n_heads * (l->plain_dim + l->rotary_dim + l->v_dim)
-                                            : 2 * c->n_kv_heads * c->head_dim;
+    const int64_t scales =
+        cache->dtype == DS_I8 ? 2 * DS_CACHE_SCALE : 0; /* of a key and a value */
+    const int64_t of_token = l->kv_rank > 0
+                                 ? c->n_heads * (l->plain_dim + l->rotary_dim + l->v_dim + scales)
+                                 : c->n_kv_heads * (2 * c->head_dim + scales);
     return (size_t)(c->n_layers * cache->block_size * of_token) * ds_dtype_size(cache->dtype);
 }
 

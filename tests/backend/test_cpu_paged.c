@@ -36,11 +36,22 @@ static layout mixed(void) {
     return l;
 }
 
+/* Rows of whole numbers end in scales that are numbers. */
+static void draw_scales(const ds_tensor *cache) {
+    const int64_t row = cache->dims[3], n = ds_count(cache->dims, 3);
+    for (int64_t i = 0; cache->dtype == DS_I8 && i < n; i++) {
+        const float scale = 0.001f * (float)(1 + i % 17);
+        memcpy((int8_t *)cache->data + (i + 1) * row - DS_CACHE_SCALE, &scale, sizeof scale);
+    }
+}
+
 /* The blocks of the sequences, all different. */
 static void place(const ds_node *node, ds_tensor *inputs, void *context) {
     (void)node;
     const layout *l = context;
     int32_t *tables = inputs[3].data;
+    draw_scales(&inputs[1]);
+    draw_scales(&inputs[2]);
     for (int i = 0; i < SEQUENCES * MOST_BLOCKS; i++)
         tables[i] = (i * 7 + 3) % BLOCKS;
     memcpy(inputs[4].data, l->owners, (size_t)l->tokens * sizeof *l->owners);
@@ -51,8 +62,9 @@ static ds_node *attention(ds_graph *g, const layout *l, ds_dtype dtype, ds_dtype
                           int64_t heads, int64_t kv_heads, int64_t dim, int64_t v_dim,
                           int64_t window) {
     ds_node *q = case_input(g, dtype, CASE_DIMS(l->tokens, heads, dim));
-    ds_node *k = case_input(g, cache, CASE_DIMS(BLOCKS, BLOCK_SIZE, kv_heads, dim));
-    ds_node *v = case_input(g, cache, CASE_DIMS(BLOCKS, BLOCK_SIZE, kv_heads, v_dim));
+    const int64_t scale = cache == DS_I8 ? DS_CACHE_SCALE : 0;
+    ds_node *k = case_input(g, cache, CASE_DIMS(BLOCKS, BLOCK_SIZE, kv_heads, dim + scale));
+    ds_node *v = case_input(g, cache, CASE_DIMS(BLOCKS, BLOCK_SIZE, kv_heads, v_dim + scale));
     const ds_paged_keys_of where = {case_input(g, DS_I32, CASE_DIMS(SEQUENCES, MOST_BLOCKS)),
                                     case_input(g, DS_I32, CASE_DIMS(l->tokens)),
                                     case_input(g, DS_I32, CASE_DIMS(l->tokens))};
@@ -61,15 +73,18 @@ static ds_node *attention(ds_graph *g, const layout *l, ds_dtype dtype, ds_dtype
 
 static void kernel_matches_reference(void **unused) {
     (void)unused;
-    static const ds_dtype dtypes[][2] = {{DS_F32, DS_F32}, {DS_BF16, DS_BF16}, {DS_F32, DS_BF16}};
+    static const ds_dtype dtypes[][2] = {
+        {DS_F32, DS_F32}, {DS_BF16, DS_BF16}, {DS_F32, DS_BF16}, {DS_F32, DS_I8}, {DS_BF16, DS_I8}};
     layout l = mixed();
-    for (int form = 0; form < 12; form++) {
+    for (int form = 0; form < 20; form++) {
         ds_graph *g = ds_graph_new();
-        const ds_dtype *d = dtypes[form % 3];
+        const ds_dtype *d = dtypes[form % 5];
         ds_node *y = attention(g, &l, d[0], d[1], form & 1 ? 6 : 4, form & 1 ? 2 : 4,
                                form & 2 ? 24 : 64, form & 4 ? 20 : 64, form & 8 ? 19 : 0);
         check_kernel(y, (kernel_case){.seed = (uint64_t)form,
                                       .strided = form % 2,
+                                      .int_low = -127,
+                                      .int_high = 128,
                                       .tolerance = 3e-5,
                                       .low_tolerance = 2e-2,
                                       .adjust = place,
@@ -161,11 +176,12 @@ static void spread_slots(const ds_node *node, ds_tensor *inputs, void *context) 
 
 static void writing_matches_reference(void **unused) {
     (void)unused;
-    for (int form = 0; form < 2; form++) {
+    for (int form = 0; form < 4; form++) {
         ds_graph *g = ds_graph_new();
-        const ds_dtype dtype = form ? DS_BF16 : DS_F32;
-        ds_node *cache = ds_graph_variable(g, "c", dtype, 4, (int64_t[]){BLOCKS, BLOCK_SIZE, 2, 8},
-                                           DS_INIT_ZEROS);
+        const ds_dtype dtype = form % 2 ? DS_BF16 : DS_F32, stored = form < 2 ? dtype : DS_I8;
+        const int64_t row = 8 + (form < 2 ? 0 : DS_CACHE_SCALE);
+        ds_node *cache = ds_graph_variable(g, "c", stored, 4,
+                                           (int64_t[]){BLOCKS, BLOCK_SIZE, 2, row}, DS_INIT_ZEROS);
         ds_node *x = case_input(g, dtype, CASE_DIMS(20, 2, 8));
         ds_node *y = ds_graph_paged_write(g, cache, x, case_input(g, DS_I32, CASE_DIMS(20)));
         check_kernel(y, (kernel_case){.seed = 1, .adjust = spread_slots});

@@ -616,8 +616,46 @@ static void urgent_requests_take_the_place(void **unused) {
     ds_model_free(m);
 }
 
+/* With keys and values of 8 bits: blocks of 8 + 4 bytes in place of 32 for heads of 8 numbers, and
+ * the first token of an answer, which all of the prompt's keys have a part in, hardly ever another.
+ */
+static void a_cache_of_bytes_answers_alike(void **unused) {
+    (void)unused;
+    size_t block_bytes[2];
+    int32_t first[2][N_REQUESTS];
+    for (int kind = 0; kind < 2; kind++) {
+        ds_model *m = open_model("llama"); /* the cache is its state's */
+        ds_async_executor *e = NULL;
+        ds_executor_stats stats;
+        int32_t prompt[LONGEST];
+        const ds_async_executor_opts opts = {.max_seq_len = LONGEST, .int8_cache = kind == 1};
+        require(ds_async_executor_new(m, opts, &e));
+        for (int i = 0; i < N_REQUESTS; i++) {
+            uint64_t id = 0;
+            ds_answer answer;
+            const ds_request q = {
+                .prompt = prompt, .n_prompt = prompt_of(m, i, prompt), .max_tokens = 1};
+            require(ds_async_executor_submit(e, &q, &id));
+            require(ds_async_executor_wait(e, id, 60, &answer));
+            assert_int_equal(answer.n_tokens, 1);
+            first[kind][i] = answer.tokens[0];
+            free(answer.tokens);
+        }
+        ds_async_executor_stats(e, &stats);
+        block_bytes[kind] = stats.cache_bytes / (size_t)stats.blocks;
+        ds_async_executor_free(e);
+        ds_model_free(m);
+    }
+    int same = 0;
+    for (int i = 0; i < N_REQUESTS; i++)
+        same += first[0][i] == first[1][i];
+    assert_true(same >= N_REQUESTS - N_REQUESTS / 5);
+    assert_int_equal(block_bytes[1] * 32, block_bytes[0] * 12);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_cache_of_bytes_answers_alike),
         cmocka_unit_test(answers_are_as_alone),
         cmocka_unit_test(drawn_answers_are_as_alone),
         cmocka_unit_test(short_caches_only_take_longer),

@@ -65,15 +65,26 @@ void ds_attention_seen_by_any(const ds_attention_problem *p, int64_t b, int64_t 
     }
 }
 
+/* A head's row that begins at `at`; of a cache of i8 its codes times the scale that ends it. */
+static const float *fetch_row(const ds_tensor *t, int64_t at, float *buffer) {
+    const int64_t dim = ds_cache_dim(t->dtype, t->dims[3]);
+    if (t->dtype != DS_I8)
+        return ds_cpu_fetch(t, at, t->strides[3], dim, buffer);
+    float scale;
+    memcpy(&scale, ds_at(t, at + dim), sizeof scale);
+    ds_cpu_simd()->dequantise(DS_I8, ds_at(t, at), scale, buffer, dim);
+    return buffer;
+}
+
 const float *ds_attention_row(const ds_tensor *t, int64_t b, int64_t row, int64_t head,
                               float *buffer) {
     const int64_t at = b * t->strides[0] + row * t->strides[1] + head * t->strides[2];
-    return ds_cpu_fetch(t, at, t->strides[3], t->dims[3], buffer);
+    return fetch_row(t, at, buffer);
 }
 
 void ds_attention_stage(const ds_tensor *t, int64_t b, int64_t row, int64_t head, int64_t n,
                         ds_dtype dtype, void *out, int64_t n_padded, int64_t padded) {
-    const int64_t dim = t->dims[3], size = (int64_t)ds_dtype_size(dtype);
+    const int64_t dim = ds_cache_dim(t->dtype, t->dims[3]), size = (int64_t)ds_dtype_size(dtype);
     float buffer[DS_BLOCK];
     for (int64_t r = 0; r < n; r++) {
         char *to = (char *)out + r * padded * size;
@@ -81,7 +92,7 @@ void ds_attention_stage(const ds_tensor *t, int64_t b, int64_t row, int64_t head
         if (t->dtype == dtype && t->strides[3] == 1)
             memcpy(to, ds_at(t, at), (size_t)(dim * size));
         else
-            ds_cpu_simd()->store(dtype, ds_cpu_fetch(t, at, t->strides[3], dim, buffer), to, dim);
+            ds_cpu_simd()->store(dtype, fetch_row(t, at, buffer), to, dim);
         memset(to + dim * size, 0, (size_t)((padded - dim) * size));
     }
     memset((char *)out + n * padded * size, 0, (size_t)((n_padded - n) * padded * size));

@@ -4,6 +4,7 @@
  * for where its keys lie. */
 #include "backend/cpu/attention.h"
 
+#include <math.h>
 #include <string.h>
 
 #include <omp.h>
@@ -12,6 +13,26 @@
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
+/* Heads of one token, each with a scale of its own behind it. */
+static void write_quantised(const ds_tensor *cache, const ds_tensor *x, int64_t slot,
+                            int64_t token) {
+    const ds_simd *simd = ds_cpu_simd();
+    const int64_t heads = x->dims[1], dim = x->dims[2];
+    for (int64_t h = 0; h < heads; h++) {
+        float buffer[DS_BLOCK];
+        const float *row = ds_cpu_fetch(x, (token * heads + h) * dim, 1, dim, buffer);
+        const float high = simd->max(row, dim), low = -simd->min(row, dim);
+        const float scale = (isnan(high) || high > low ? high : low) / 127.0f;
+        int8_t *to = ds_at(cache, (slot * heads + h) * cache->dims[3]);
+        simd->quantise(row, scale, to, dim);
+        memcpy(to + dim, &scale, sizeof scale);
+    }
+}
+
+static bool accepts_write(const ds_node *node) {
+    return node->inputs[0]->type.dtype != DS_I8 || node->inputs[1]->type.dims[2] <= DS_BLOCK;
+}
+
 static ds_status run_write(const ds_kernel_args *args, ds_stream *stream) {
     (void)stream;
     const ds_tensor *cache = &args->outputs[0], *x = &args->inputs[1];
@@ -19,12 +40,17 @@ static ds_status run_write(const ds_kernel_args *args, ds_stream *stream) {
     const int64_t n_slots = cache->dims[0] * cache->dims[1], row = x->dims[1] * x->dims[2];
     const size_t bytes = (size_t)row * ds_dtype_size(cache->dtype);
     for (int64_t t = 0; t < x->dims[0]; t++)
-        if (slots[t] >= 0 && slots[t] < n_slots)
+        if (slots[t] < 0 || slots[t] >= n_slots)
+            continue;
+        else if (cache->dtype == DS_I8)
+            write_quantised(cache, x, slots[t], t);
+        else
             memcpy(ds_at(cache, slots[t] * row), ds_at(x, t * row), bytes);
     return DS_OK;
 }
 
-const ds_kernel ds_cpu_paged_write = {.op = &ds_op_paged_write, .run = run_write};
+const ds_kernel ds_cpu_paged_write = {
+    .op = &ds_op_paged_write, .accepts = accepts_write, .run = run_write};
 
 /* ---- attention ------------------------------------------------------------------------------- */
 
@@ -42,10 +68,10 @@ static ds_attention_problem problem_of(const ds_kernel_args *args, int64_t token
         .head_dim = q->dims[2],
         .keys = keys,
         .kv_heads = k->dims[2],
-        .v_dim = v->dims[3],
+        .v_dim = ds_cache_dim(v->dtype, v->dims[3]),
         .group = q->dims[1] / k->dims[2],
         .padded_dim = ds_round_up(q->dims[2], DS_TILE),
-        .padded_v_dim = ds_round_up(v->dims[3], DS_TILE),
+        .padded_v_dim = ds_round_up(ds_cache_dim(v->dtype, v->dims[3]), DS_TILE),
         .block_size = k->dims[1],
         .opts = *(const ds_attention_opts *)args->node->attrs,
         .tiles = amx ? amx : &ds_cpu_simd()->tiles,

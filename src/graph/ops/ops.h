@@ -128,8 +128,8 @@ typedef struct ds_quantised_matmul_attrs {
 /* Column of a row of four-bit weights, −8 … 7. */
 int ds_int4_at(const int32_t *row, int64_t column);
 
-/* quantise.c: x [rows, …] → f32 [rows], the scale of each row: its largest magnitude / 127, as it is
- * or (stored) as the least bf16 that is not below */
+/* quantise.c: x [rows, …] → f32 [rows], the scale of each row: its largest magnitude / 127, as it
+ * is or (stored) as the least bf16 that is not below */
 extern const ds_op ds_op_quantisation_scale;
 typedef struct ds_quantisation_scale_attrs {
     int64_t is_stored;
@@ -163,6 +163,11 @@ typedef struct ds_norm_attrs {
 
 /* paged.c: cache, x, slots → cache; q, k_cache, v_cache, tables, owners, positions → y */
 extern const ds_op ds_op_paged_write, ds_op_paged_attention;
+/* Floats in a row of a cache's last axis; a row of i8 ends in its scale, an f32. */
+enum { DS_CACHE_SCALE = (int)sizeof(float) };
+static inline int64_t ds_cache_dim(ds_dtype dtype, int64_t last_axis) {
+    return dtype == DS_I8 ? last_axis - DS_CACHE_SCALE : last_axis;
+}
 /* The token sees keys [*first, result) of its sequence; none if its owner, position or table is out
  * of bounds. */
 int64_t ds_paged_keys(const ds_kernel_args *args, int64_t token, int64_t *first);

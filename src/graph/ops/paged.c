@@ -1,7 +1,10 @@
 /* Key-value caches in blocks (Kwon et al. 2023, PagedAttention): a sequence's keys lie in blocks of
  * one shared pool, listed in its row of a table, so that sequences of any length share memory, and
  * blocks can be shared between sequences. Tokens of several sequences go through a model together;
- * each says whose it is and where in its sequence it stands. */
+ * each says whose it is and where in its sequence it stands.
+ *
+ * A cache of i8 holds each head's row as whole numbers −127 … 127 followed by the four bytes of its
+ * scale, the largest magnitude / 127: a quarter of f32, and one tensor as any other cache. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,20 +19,51 @@ static ds_status write_shape(const ds_node *node, ds_type *results) {
     const ds_op *op = node->inputs[0]->op;
     if (op != &ds_op_variable && !(op->traits & DS_EFFECT))
         return ds_fail(DS_INVALID, "its target is a %s, not a variable", op->name);
-    if (cache->rank != 4 || x->rank != 3 || x->dtype != cache->dtype ||
-        x->dims[1] != cache->dims[2] || x->dims[2] != cache->dims[3])
-        return ds_fail(DS_INVALID, "wants rows [tokens, heads, dim] for a cache [blocks, "
-                                   "block_size, heads, dim] of the same dtype");
+    const bool is_i8 = cache->dtype == DS_I8;
+    if (cache->rank != 4 || x->rank != 3 || !ds_dtype_is_float(x->dtype) ||
+        (!is_i8 && x->dtype != cache->dtype) || x->dims[1] != cache->dims[2] ||
+        x->dims[2] != ds_cache_dim(cache->dtype, cache->dims[3]))
+        return ds_fail(DS_INVALID,
+                       "wants rows [tokens, heads, dim] for a cache [blocks, "
+                       "block_size, heads, dim] of the same dtype, or of i8 and "
+                       "dim + %d",
+                       DS_CACHE_SCALE);
     if (slots->dtype != DS_I32 || slots->rank != 1 || slots->dims[0] != x->dims[0])
         return ds_fail(DS_INVALID, "slots must be i32[%lld]", (long long)x->dims[0]);
     results[0] = *cache;
     return DS_OK;
 }
 
+static void quantise_row(const float *x, int64_t n, int8_t *to) {
+    float most = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = isnan(x[i]) || fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    const float scale = most / 127.0f;
+    for (int64_t i = 0; i < n; i++) {
+        const float q = scale > 0 ? nearbyintf(x[i] / scale) : 0;
+        to[i] = isnan(q) ? 0 : (int8_t)q;
+    }
+    memcpy(to + n, &scale, sizeof scale);
+}
+
+static void write_i8(const ds_kernel_args *args) {
+    const ds_tensor *cache = &args->outputs[0], *x = &args->inputs[1];
+    const int32_t *slots = args->inputs[2].data;
+    const int64_t n_slots = cache->dims[0] * cache->dims[1], heads = x->dims[1], dim = x->dims[2];
+    for (int64_t t = 0; t < x->dims[0]; t++)
+        for (int64_t h = 0; h < heads && slots[t] >= 0 && slots[t] < n_slots; h++)
+            quantise_row((const float *)x->data + (t * heads + h) * dim, dim,
+                         (int8_t *)cache->data + (slots[t] * heads + h) * cache->dims[3]);
+}
+
 static void write_reference(const ds_kernel_args *args) {
     const ds_tensor *cache = &args->outputs[0], *x = &args->inputs[1];
     const int32_t *slots = args->inputs[2].data;
     const int64_t n_slots = cache->dims[0] * cache->dims[1], row = x->dims[1] * x->dims[2];
+    if (cache->dtype == DS_I8) {
+        write_i8(args);
+        return;
+    }
     for (int64_t t = 0; t < x->dims[0]; t++)
         if (slots[t] >= 0 && slots[t] < n_slots)
             memcpy((float *)cache->data + slots[t] * row, (const float *)x->data + t * row,
@@ -46,7 +80,7 @@ const ds_op ds_op_paged_write = {
 };
 
 ds_node *ds_graph_paged_write(ds_graph *g, ds_node *cache, ds_node *x, ds_node *slots) {
-    if (cache && x)
+    if (cache && x && cache->type.dtype != DS_I8)
         x = ds_graph_cast(g, x, cache->type.dtype);
     return ds_graph_add_node(g, &ds_op_paged_write, NULL, (ds_node *[]){cache, x, slots}, 3);
 }
@@ -60,11 +94,13 @@ static bool is_index(const ds_type *t, int rank, int64_t n) {
 static ds_status attention_shape(const ds_node *node, ds_type *results) {
     const ds_type *q = &node->inputs[0]->type, *k = &node->inputs[1]->type;
     const ds_type *v = &node->inputs[2]->type;
-    if (q->rank != 3 || k->rank != 4 || v->rank != 4 || !ds_dtype_is_float(q->dtype))
+    if (q->rank != 3 || k->rank != 4 || v->rank != 4 || !ds_dtype_is_float(q->dtype) ||
+        (k->dtype == DS_I8) != (v->dtype == DS_I8))
         return ds_fail(DS_INVALID, "wants queries [tokens, heads, dim] and caches [blocks, "
                                    "block_size, kv_heads, dim]");
     if (k->dims[0] != v->dims[0] || k->dims[1] != v->dims[1] || k->dims[2] != v->dims[2] ||
-        k->dims[3] != q->dims[2] || k->dims[2] == 0 || q->dims[1] % k->dims[2] != 0)
+        ds_cache_dim(k->dtype, k->dims[3]) != q->dims[2] || k->dims[2] == 0 ||
+        q->dims[1] % k->dims[2] != 0)
         return ds_fail(DS_INVALID,
                        "queries of %lld heads of %lld, keys of %lld of %lld and values "
                        "of %lld do not fit",
@@ -76,7 +112,7 @@ static ds_status attention_shape(const ds_node *node, ds_type *results) {
         return ds_fail(DS_INVALID, "tables must be i32 [sequences, blocks], owners and positions "
                                    "i32 [tokens]");
     results[0] = *q;
-    results[0].dims[2] = v->dims[3];
+    results[0].dims[2] = ds_cache_dim(v->dtype, v->dims[3]);
     return DS_OK;
 }
 
@@ -98,27 +134,34 @@ int64_t ds_paged_keys(const ds_kernel_args *args, int64_t token, int64_t *first)
     return position + 1;
 }
 
-static const float *row_of(const ds_tensor *cache, const int32_t *table, int64_t key,
-                           int64_t head) {
+/* Number i of a head's row. */
+static double value_at(const ds_tensor *cache, const int32_t *table, int64_t key, int64_t head,
+                       int64_t i) {
     const int64_t size = cache->dims[1];
     const int64_t row = (int64_t)table[key / size] * size + key % size;
-    return (const float *)cache->data + (row * cache->dims[2] + head) * cache->dims[3];
+    const int64_t at = (row * cache->dims[2] + head) * cache->dims[3];
+    if (cache->dtype != DS_I8)
+        return (double)((const float *)cache->data)[at + i];
+    const int8_t *codes = (const int8_t *)cache->data + at;
+    float scale;
+    memcpy(&scale, codes + cache->dims[3] - DS_CACHE_SCALE, sizeof scale);
+    return (double)(scale * (float)codes[i]);
 }
 
 static double score_of(const ds_kernel_args *args, const float *q, const int32_t *table,
                        int64_t key, int64_t head) {
     const ds_attention_opts *a = args->node->attrs;
-    const float *k = row_of(&args->inputs[1], table, key, head);
     double dot = 0;
-    for (int64_t i = 0; i < args->inputs[1].dims[3]; i++)
-        dot += (double)q[i] * (double)k[i];
+    for (int64_t i = 0; i < args->inputs[0].dims[2]; i++)
+        dot += (double)q[i] * value_at(&args->inputs[1], table, key, head, i);
     return dot * (double)a->scale;
 }
 
 /* Two passes over the keys: the largest score, then the sum. */
 static void attention_reference(const ds_kernel_args *args) {
     const ds_tensor *q = &args->inputs[0], *v = &args->inputs[2], *tables = &args->inputs[3];
-    const int64_t heads = q->dims[1], dim = q->dims[2], v_dim = v->dims[3];
+    const int64_t heads = q->dims[1], dim = q->dims[2];
+    const int64_t v_dim = args->outputs[0].dims[2];
     const int64_t group = heads / v->dims[2];
     for (int64_t row = 0; row < q->dims[0] * heads; row++) {
         const int64_t token = row / heads, head = row % heads / group;
@@ -136,10 +179,9 @@ static void attention_reference(const ds_kernel_args *args) {
             most = fmax(most, score_of(args, x, table, j, head));
         for (int64_t j = first; j < end; j++) {
             const double weight = exp(score_of(args, x, table, j, head) - most);
-            const float *value = row_of(v, table, j, head);
             total += weight;
             for (int64_t i = 0; i < v_dim; i++)
-                y[i] += (float)(weight * (double)value[i]);
+                y[i] += (float)(weight * value_at(v, table, j, head, i));
         }
         for (int64_t i = 0; i < v_dim; i++)
             y[i] = (float)((double)y[i] / total);
