@@ -44,6 +44,7 @@ run_fuzzers() {
         tests/data/tokenizers/*.txt tests/data/gguf/*.gguf
     seed fuzz_json_schema tests/data/grammars/*.json
     seed fuzz_gbnf tests/data/grammars/*.gbnf
+    seed fuzz_tool_reader tests/data/answers/*.txt
     seed fuzz_safetensors tests/data/safetensors/*.safetensors
     for fuzzer in build/fuzz/fuzz/fuzz_*; do
         [ -x "$fuzzer" ] || continue
