@@ -78,7 +78,9 @@ static const char *stored_as(const bench *b) {
 static void open_bench(bench *b, const char *folder, const ds_model_opts *opts,
                        ds_precision precision) {
     check(ds_model_from_pretrained(folder, *opts, &b->model));
-    const ds_async_executor_opts o = {.max_batch_size = 1, .precision = precision};
+    /* one stream: once a request counts as finished, all of its tokens have been told */
+    const ds_async_executor_opts o = {
+        .max_batch_size = 1, .stream_count = 1, .precision = precision};
     check(ds_async_executor_new(b->model, o, &b->executor));
     b->name = ds_model_get_name(b->model);
     snprintf(b->who, sizeof b->who, "ours %s%s", stored_as(b),

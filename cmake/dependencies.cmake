@@ -17,3 +17,9 @@ pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(MICROHTTPD REQUIRED IMPORTED_TARGET libmicrohttpd)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+# Ranks in several processes talk by UCX. Without it everything else is built; ds_comm_open then serves one
+# rank only, and says why.
+pkg_check_modules(UCX IMPORTED_TARGET ucx)
+if(NOT UCX_FOUND)
+    message(WARNING "UCX was not found (Debian: libucx-dev): this build runs on one rank only")
+endif()

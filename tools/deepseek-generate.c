@@ -380,33 +380,33 @@ enum {
     LIKELIEST
 };
 
+static const struct option options[] = {{"model", required_argument, NULL, 'm'},
+                                        {"tokenizer", required_argument, NULL, TOKENIZER},
+                                        {"prompt", required_argument, NULL, 'p'},
+                                        {"max-tokens", required_argument, NULL, 'n'},
+                                        {"temperature", required_argument, NULL, TEMPERATURE},
+                                        {"top-k", required_argument, NULL, TOP_K},
+                                        {"top-p", required_argument, NULL, TOP_P},
+                                        {"seed", required_argument, NULL, SEED},
+                                        {"json-schema", required_argument, NULL, SCHEMA},
+                                        {"grammar", required_argument, NULL, GRAMMAR},
+                                        {"dtype", required_argument, NULL, DTYPE},
+                                        {"verify", no_argument, NULL, VERIFY},
+                                        {"precision", required_argument, NULL, PRECISION},
+                                        {"device", required_argument, NULL, DEVICE},
+                                        {"threads", required_argument, NULL, THREADS},
+                                        {"prompts", required_argument, NULL, PROMPTS},
+                                        {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
+                                        {"speculate", required_argument, NULL, SPECULATE},
+                                        {"perplexity", required_argument, NULL, SCORED},
+                                        {"window", required_argument, NULL, WINDOW},
+                                        {"likeliest", required_argument, NULL, LIKELIEST},
+                                        {"verbose", no_argument, NULL, 'v'},
+                                        {"help", no_argument, NULL, 'h'},
+                                        {0}};
+
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
-    static const struct option options[] = {
-        {"model", required_argument, NULL, 'm'},
-        {"tokenizer", required_argument, NULL, TOKENIZER},
-        {"prompt", required_argument, NULL, 'p'},
-        {"max-tokens", required_argument, NULL, 'n'},
-        {"temperature", required_argument, NULL, TEMPERATURE},
-        {"top-k", required_argument, NULL, TOP_K},
-        {"top-p", required_argument, NULL, TOP_P},
-        {"seed", required_argument, NULL, SEED},
-        {"json-schema", required_argument, NULL, SCHEMA},
-        {"grammar", required_argument, NULL, GRAMMAR},
-        {"dtype", required_argument, NULL, DTYPE},
-        {"verify", no_argument, NULL, VERIFY},
-        {"precision", required_argument, NULL, PRECISION},
-        {"device", required_argument, NULL, DEVICE},
-        {"threads", required_argument, NULL, THREADS},
-        {"prompts", required_argument, NULL, PROMPTS},
-        {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
-        {"speculate", required_argument, NULL, SPECULATE},
-        {"perplexity", required_argument, NULL, SCORED},
-        {"window", required_argument, NULL, WINDOW},
-        {"likeliest", required_argument, NULL, LIKELIEST},
-        {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
-        {0}};
     for (int o; (o = getopt_long(argc, argv, "m:p:n:vh", options, NULL)) != -1;) {
         switch (o) {
         case 'm': r->model = optarg; break;

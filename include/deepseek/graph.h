@@ -62,6 +62,7 @@ typedef struct ds_init {
     ds_init_kind kind;
     float value;   /* fill: the value; normal: standard deviation; uniform: half-width */
     bool no_decay; /* weight decay leaves it alone (biases, norms) */
+    bool in_parts; /* written bit by bit, hardly ever all of it: only parts in use take memory */
 } ds_init;
 
 #define DS_INIT_ZEROS         ((ds_init){.kind = DS_FILL, .no_decay = true})

@@ -303,6 +303,7 @@ DS_API ds_status ds_async_executor_cancel(ds_async_executor *executor, uint64_t 
 
 typedef struct ds_executor_stats {
     int64_t n_running, n_waiting;
+    /* Ends count when they are known: with several streams their callbacks may be yet to come. */
     int64_t submitted, finished, cancelled, failed;
     int64_t prompt_tokens, cached_tokens, generated_tokens, preemptions, steps;
     int64_t proposed_tokens, accepted_tokens; /* by speculation; accepted: that were right */

@@ -10,21 +10,26 @@ typedef struct kind {
     const char *name;
     ds_algorithm *write;
     bool reduces, has_root, has_data;
-    bool out_per_rank, in_per_rank; /* [size, count] rather than [count] */
 } kind;
 
 static const kind kinds[DS_CALL_KINDS] = {
-    [DS_CALL_ALL_REDUCE] = {"all_reduce", ds_write_all_reduce, .reduces = true, .has_data = true},
-    [DS_CALL_REDUCE_SCATTER] = {"reduce_scatter", ds_write_reduce_scatter, .reduces = true,
-                                .has_data = true, .in_per_rank = true},
-    [DS_CALL_ALL_GATHER] = {"all_gather", ds_write_all_gather, .has_data = true,
-                            .out_per_rank = true},
-    [DS_CALL_BROADCAST] = {"broadcast", ds_write_broadcast, .has_root = true, .has_data = true},
-    [DS_CALL_ALL_TO_ALL] = {"all_to_all", ds_write_all_to_all, .has_data = true,
-                            .out_per_rank = true, .in_per_rank = true},
-    [DS_CALL_BARRIER] = {"barrier", ds_write_barrier},
-    [DS_CALL_SEND] = {"send", NULL, .has_root = true, .has_data = true},
-    [DS_CALL_RECV] = {"recv", NULL, .has_root = true, .has_data = true},
+    [DS_CALL_ALL_REDUCE] = {.name = "all_reduce",
+                            .write = ds_write_all_reduce,
+                            .reduces = true,
+                            .has_data = true},
+    [DS_CALL_REDUCE_SCATTER] = {.name = "reduce_scatter",
+                                .write = ds_write_reduce_scatter,
+                                .reduces = true,
+                                .has_data = true},
+    [DS_CALL_ALL_GATHER] = {.name = "all_gather", .write = ds_write_all_gather, .has_data = true},
+    [DS_CALL_BROADCAST] = {.name = "broadcast",
+                           .write = ds_write_broadcast,
+                           .has_root = true,
+                           .has_data = true},
+    [DS_CALL_ALL_TO_ALL] = {.name = "all_to_all", .write = ds_write_all_to_all, .has_data = true},
+    [DS_CALL_BARRIER] = {.name = "barrier", .write = ds_write_barrier},
+    [DS_CALL_SEND] = {.name = "send", .has_root = true, .has_data = true},
+    [DS_CALL_RECV] = {.name = "recv", .has_root = true, .has_data = true},
 };
 
 static const char *const op_names[DS_COMM_OPS] = {"sum", "max", "min", "avg"};

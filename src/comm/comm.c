@@ -5,10 +5,13 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/store.h"
 
 enum { MOST_GROUPS = 65535, SEQUENCE_MASK = 0x3FFFFFFF };
 /* The bit of a tag that tells messages of pairs from those of collectives. */
 static const uint64_t TAG_PAIR = (uint64_t)1 << 31;
+/* Rank 0 serves the store so long after its own end, if the others have not left yet. */
+static const double FAREWELL_S = 2;
 
 /* ---- making --------------------------------------------------------------------------------- */
 
@@ -61,6 +64,7 @@ void ds_comm_close(ds_comm *comm) {
         const ds_comm_call call = {.name = "ds_comm_close"};
         const ds_status status = ds_comm_barrier(comm, call);
         ds_fabric_leave(f, status == DS_OK);
+        ds_store_server_stop(comm->server, FAREWELL_S);
     }
     pthread_mutex_lock(&f->lock);
     const bool last = --f->n_users == 0;

@@ -66,9 +66,29 @@ void ds_fabric_break(ds_fabric *f, ds_status status, const char *reason) {
     pthread_mutex_unlock(&f->lock);
 }
 
+/* Appends what this rank was waiting for: a rank that is cut off itself knows no more than that. */
+static void add_own_call(const ds_fabric *f, char reason[DS_ABORT_TEXT]) {
+    if (!f->works)
+        return;
+    char call[160];
+    int peers[3];
+    const int n = ds_schedule_waits_for(&f->works->schedule, peers, 3);
+    size_t used = strlen(reason);
+    snprintf(reason + used, DS_ABORT_TEXT - used, " (rank %d was in %s", f->opts.rank,
+             ds_call_describe(&f->works->mine, call, sizeof call));
+    for (int i = 0; i < n; i++) {
+        used = strlen(reason);
+        snprintf(reason + used, DS_ABORT_TEXT - used, "%s%d", i == 0 ? ", waiting for rank " : ", ",
+                 f->works->route.world_rank[peers[i]]);
+    }
+    used = strlen(reason);
+    snprintf(reason + used, DS_ABORT_TEXT - used, ")");
+}
+
 static void heed_abort(ds_fabric *f) {
     char reason[DS_ABORT_TEXT];
     const ds_status status = f->membership->ops->reason(f->membership, reason);
+    add_own_call(f, reason);
     break_locked(f, status == DS_OK ? DS_UNAVAILABLE : status, reason, false);
 }
 

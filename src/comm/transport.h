@@ -21,10 +21,10 @@ typedef enum ds_message_state {
 /* One message under way. The caller keeps it where it is until it is done or the transport was
  * aborted. */
 typedef struct ds_message {
-    _Atomic int state;       /* a ds_message_state */
-    size_t received;         /* bytes, of a receive that is done */
-    void *handle;            /* the transport's own */
-    struct ds_message *next; /* the transport's own: the rest */
+    _Atomic int state;                  /* a ds_message_state */
+    size_t received;                    /* bytes, of a receive that is done */
+    void *handle;                       /* the transport's own */
+    struct ds_message *next, *previous; /* the transport's own: the rest */
     const void *source;
     void *destination;
     size_t size_bytes;

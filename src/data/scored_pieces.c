@@ -157,9 +157,10 @@ static ds_status put_normaliser(const ds_scored_vocab *v, ds_text *json) {
     if (v->charsmap_size > 0)
         DS_TRY(put_charsmap(v, json));
     if (v->trim)
-        ds_text_puts(json, "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^ +|[ ▁]+\\\\z\"}, "
-                           "\"content\": \"\"}, {\"type\": \"Replace\", \"pattern\": {\"Regex\": "
-                           "\" {2,}\"}, \"content\": \" \"}, ");
+        ds_text_puts(
+            json, "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^ +|(?<![ ▁])[ ▁]+\\\\z\"}, "
+                  "\"content\": \"\"}, {\"type\": \"Replace\", \"pattern\": {\"Regex\": "
+                  "\" {2,}\"}, \"content\": \" \"}, ");
     if (v->add_prefix)
         ds_text_puts(json, "{\"type\": \"Prepend\", \"prepend\": \"▁\"}, ");
     ds_text_puts(json, "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": "

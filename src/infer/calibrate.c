@@ -34,7 +34,7 @@ static bool can_take_factors(const ds_graph *g, const ds_node *norm, const ds_pr
         const ds_node *x = g->nodes[i];
         for (int k = 0; k < x->n_inputs; k++)
             if (x->inputs[k] == norm &&
-                (x->op != &ds_op_matmul || k != 0 || sides[x->inputs[1]->id] == DS_NO_PRODUCT))
+                (x->op != &ds_op_matmul || k != 0 || !ds_is_product(sides[x->inputs[1]->id])))
                 return false;
     }
     for (size_t i = 0; i < g->n_outputs; i++)
@@ -69,7 +69,7 @@ static ds_status find_products(ds_calibration *c) {
     ds_status status = sides && c->products ? DS_OK : DS_OUT_OF_MEMORY;
     for (size_t i = 0; i < g->n_nodes && status == DS_OK; i++) {
         const ds_node *x = g->nodes[i];
-        if (x->op == &ds_op_matmul && sides[x->inputs[1]->id] != DS_NO_PRODUCT)
+        if (x->op == &ds_op_matmul && ds_is_product(sides[x->inputs[1]->id]))
             status = add_product(c, x, sides);
     }
     free(sides);

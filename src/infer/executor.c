@@ -29,7 +29,7 @@ enum {
     DEFAULT_STREAMS = 4,
     DEFAULT_LOOKUP = 7,
     DEFAULT_DRAFT = 3,
-    WORTH_SHARING = 1 << 16, /* logits: below, waking a lane costs more than it saves */
+    WORTH_SHARING = 1 << 14, /* logits: below, waking a lane costs more than it saves */
     MOST_EVENTS = 4096       /* that a lane may be behind before steps wait for it */
 };
 

@@ -115,6 +115,10 @@ static const row bert_rows[] = {
     {0},
 };
 
+static const row *rows_of(ds_architecture architecture) {
+    return architecture == DS_GPT2 ? gpt2_rows : architecture == DS_BERT ? bert_rows : llama_rows;
+}
+
 /* Read into the configuration, or of no use to it. */
 static const char *const other_tensors[] = {"rope_freqs.weight", "cls.weight", "cls.bias",
                                             "cls.output.weight", "cls.output.bias"};
@@ -142,8 +146,8 @@ static bool matches(const char *pattern, const char *name, long long *number) {
     return strcmp(end, hash + 1) == 0;
 }
 
-static const row *find_row(const loading *l, const char *ours, char theirs[NAME_SIZE]) {
-    for (const row *r = l->rows; r->ours; r++) {
+static const row *find_row(const row *rows, const char *ours, char theirs[NAME_SIZE]) {
+    for (const row *r = rows; r->ours; r++) {
         long long layer = 0;
         if (!matches(r->ours, ours, &layer))
             continue;
@@ -227,7 +231,7 @@ static size_t size_of(const ds_state_entry *e) {
 
 static ds_status load_param(loading *l, const ds_state_entry *e) {
     char theirs[NAME_SIZE];
-    const row *r = find_row(l, e->name, theirs);
+    const row *r = find_row(l->rows, e->name, theirs);
     if (!r)
         return ds_fail(DS_UNSUPPORTED, "%s: the parameter \"%s\" has no name in GGUF files",
                        ds_gguf_path(l->file), e->name);
@@ -279,10 +283,6 @@ static ds_status make_room(loading *l) {
     return l->values && l->arranged && l->used ? DS_OK : DS_OUT_OF_MEMORY;
 }
 
-static const row *rows_of(ds_architecture architecture) {
-    return architecture == DS_GPT2 ? gpt2_rows : architecture == DS_BERT ? bert_rows : llama_rows;
-}
-
 ds_status ds_gguf_model_load(const char *path, const ds_model_config *config, ds_state *state) {
     ds_gguf *file = NULL;
     DS_TRY(ds_gguf_open(path, &file));
@@ -301,4 +301,13 @@ ds_status ds_gguf_model_load(const char *path, const ds_model_config *config, ds
     free(l.used);
     ds_gguf_close(file);
     return status;
+}
+
+ds_dtype ds_gguf_param_dtype(const ds_gguf *file, const ds_model_config *config, const char *name) {
+    char theirs[NAME_SIZE];
+    const row *r = find_row(rows_of(config->architecture), name, theirs);
+    const ds_gguf_tensor *t = r ? ds_gguf_find(file, theirs) : NULL;
+    if (!t || strcmp(t->type->name, "F32") == 0)
+        return DS_F32;
+    return strcmp(t->type->name, "BF16") == 0 ? DS_BF16 : DS_F16;
 }

@@ -15,9 +15,11 @@
 #include "base/file.h"
 #include "base/gguf.h"
 #include "base/half.h"
+#include "base/safetensors.h"
 #include "base/text.h"
 #include "deepseek/safetensors.h"
 #include "graph/ops/ops.h"
+#include "models/gguf.h"
 #include "models/storage.h"
 #include "program/stacked.h"
 #include "program/state.h"
@@ -69,7 +71,8 @@ typedef struct quantised {
 } quantised;
 
 typedef struct loading {
-    const ds_safetensors *file;
+    const ds_safetensors *file; /* NULL: another format */
+    const ds_gguf *gguf;        /* NULL: another one */
     const ds_model_config *config;
     ds_state *state;
     const ds_safetensor **used; /* tensors that found their parameter */
@@ -79,11 +82,15 @@ typedef struct loading {
     quantised *quantised;
     size_t n_quantised;
     ds_weight_format made; /* of what is quantised here */
+    /* Of the copy of an embedding that is the projection too, beside weights of 4 bits: rows are
+     * still looked up in floats, but the product reads all of it for every token, half the bytes of
+     * bf16, which else were more than those of all other weights of a small model. Beside weights
+     * of 8 bits there is none: they give the numbers that quantisation-aware training saw. */
+    ds_weight_format made_of_tied;
 } loading;
 
 static const ds_safetensor *look_up(const loading *l, const char *name) {
-    const ds_safetensor *t = NULL;
-    return ds_safetensors_find(l->file, name, &t) == DS_OK ? t : NULL;
+    return ds_safetensors_look_up(l->file, name);
 }
 
 static const ds_safetensor *look_up_alias(const loading *l, const char *name) {
@@ -327,14 +334,13 @@ bool ds_model_has_heads(const char *path, const ds_model_config *config) {
     static const char *const wanted[] = {"cls.predictions.transform.dense.weight",
                                          "cls.seq_relationship.weight", "bert.pooler.dense.weight"};
     ds_safetensors *file = NULL;
-    const ds_safetensor *t = NULL;
     if (config->architecture != DS_BERT)
         return true;
     if (ds_gguf_is(path) || ds_safetensors_open(path, &file) != DS_OK)
         return false;
     bool all = true;
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        all = all && ds_safetensors_find(file, wanted[i], &t) == DS_OK;
+        all = all && ds_safetensors_look_up(file, wanted[i]);
     ds_safetensors_close(file);
     return all;
 }
@@ -370,6 +376,8 @@ static bool *find_matrices(const ds_graph *g) {
 /* Of the file's tensor, or of the first of a stack; F32 where there is none, which is said later.
  */
 static ds_dtype dtype_in_file(const loading *l, const char *name) {
+    if (l->gguf)
+        return ds_gguf_param_dtype(l->gguf, l->config, name);
     char first[DS_STACKED_NAME_SIZE];
     const ds_safetensor *t = NULL;
     if (ds_name_is_stacked(name)) {
@@ -441,7 +449,7 @@ static ds_status declare_apart(const loading *l, const quantised *q) {
     return declare_beside(l, q, DS_OUTLIERS, ds_type_of(DS_BF16, 2, dims));
 }
 
-/* *is_quantised: whether the parameter is kept so, and declared. */
+/* *is_quantised: whether the parameter is kept so, and in no other way, and declared. */
 static ds_status declare_quantised(loading *l, const ds_node *param, ds_product_side side,
                                    bool *is_quantised) {
     const ds_safetensor *scale = NULL;
@@ -453,10 +461,11 @@ static ds_status declare_quantised(loading *l, const ds_node *param, ds_product_
     *is_quantised = false;
     if (side == DS_NO_PRODUCT)
         return DS_OK;
-    DS_TRY(format_in_file(l, &q, &q.format, &scale));
+    if (side != DS_TIED)
+        DS_TRY(format_in_file(l, &q, &q.format, &scale));
     q.is_made = q.format.bits == 0;
     if (q.is_made)
-        q.format = l->made;
+        q.format = side == DS_TIED ? l->made_of_tied : l->made;
     if (q.format.bits == 0)
         return DS_OK;
     const bool is_bytes = q.format.bits == 8;
@@ -472,7 +481,7 @@ static ds_status declare_quantised(loading *l, const ds_node *param, ds_product_
     if (!q.is_made)
         DS_TRY(declare_apart(l, &q));
     l->quantised[l->n_quantised++] = q;
-    *is_quantised = true;
+    *is_quantised = side != DS_TIED;
     return DS_OK;
 }
 
@@ -490,6 +499,8 @@ static bool is_quantised_already(const ds_safetensors *file) {
 static ds_status declare_stored(loading *l, const ds_graph *g, const ds_storage *storage) {
     if (!is_quantised_already(l->file))
         l->made = storage->weights;
+    if (storage->weights.bits == 4)
+        l->made_of_tied = (ds_weight_format){.bits = 8};
     bool *is_matrix = find_matrices(g);
     ds_product_side *sides = ds_product_parameters(g);
     l->quantised = ds_calloc(g->n_nodes + 1, sizeof *l->quantised);
@@ -519,13 +530,18 @@ static void close_file(void *file) {
 /* Formats whose readers convert floats, one tensor after the other, and quantise nothing. */
 static ds_status load_converted(const char *path, const ds_model_config *config, const ds_graph *g,
                                 const ds_storage *storage, ds_state *state) {
-    loading l = {.state = state};
+    loading l = {.config = config, .state = state};
     const bool is_llama2c = ds_llama2c_is(path);
     if (storage->weights.bits)
         return ds_fail(DS_UNSUPPORTED, "%s: weights of %s cannot be kept as \"%s\"", path,
                        is_llama2c ? "llama2.c's .bin" : "a GGUF file", storage->name);
+    ds_gguf *gguf = NULL;
+    if (!is_llama2c)
+        DS_TRY(ds_gguf_open(path, &gguf));
+    l.gguf = gguf;
     const ds_status status = declare_stored(&l, g, storage);
     free(l.quantised);
+    ds_gguf_close(gguf);
     if (status != DS_OK)
         return status;
     return is_llama2c ? ds_llama2c_load(path, state) : ds_gguf_model_load(path, config, state);

@@ -21,8 +21,9 @@ ds_status ds_storage_find(const char *name, const ds_storage **out);
 /* Declares the parameters of the graph in an empty state and reads them from a model's files.
  * Matrices whose file has the wanted type stay in the file, mapped, where the device can read them
  * there; the state keeps the mapping. Quantised weights of the file stay so whatever is chosen;
- * others are quantised one matrix after the other, if that is chosen. The graph: the model's
- * logits, or what its last layer gives. */
+ * others are quantised one matrix after the other, if that is chosen; beside weights of 4 bits an
+ * embedding that is the projection too gives the projection a copy of 8 bits. The graph: the
+ * model's logits, or what its last layer gives. */
 ds_status ds_model_load_stored(const char *path, const ds_model_config *config, const ds_graph *g,
                                const ds_storage *storage, ds_state *state);
 

@@ -55,11 +55,17 @@ typedef enum ds_product_side {
     DS_NO_PRODUCT, /* something else than products with their right operand reads it */
     DS_BY_ROWS,    /* a matrix [out, in] */
     DS_BY_COLUMNS, /* [in, out] */
+    DS_TIED,       /* [out, in], but rows are looked up too: the embedding as the projection */
 } ds_product_side;
 
-/* By node id: how products read each parameter that only they read. Gates of experts are left out:
- * they are small, and a token's whole way depends on them. free() it; NULL when out of memory. */
+/* By node id: how products read each parameter that only they, and look-ups, read. Gates of experts
+ * are left out: they are small, and a token's whole way depends on them. free() it; NULL when out
+ * of memory. */
 ds_product_side *ds_product_parameters(const ds_graph *g);
+/* Whether the parameter can be kept as something else than floats: only products read it. */
+static inline bool ds_is_product(ds_product_side side) {
+    return side == DS_BY_ROWS || side == DS_BY_COLUMNS;
+}
 
 /* Products of parameters as inference will compute them, with gradients straight through the
  * rounding. Before precision and autodiff; after autodiff, drop_surrogates leaves the values. */

@@ -42,7 +42,7 @@ static ds_node *aware_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
                            ds_node *const *inputs) {
     const aware_pass *pass = r->context;
     const bool is_product =
-        node->op == &ds_op_matmul && pass->sides[node->inputs[1]->id] != DS_NO_PRODUCT;
+        node->op == &ds_op_matmul && ds_is_product(pass->sides[node->inputs[1]->id]);
     if (!is_product || ((const ds_matmul_attrs *)node->attrs)->f32_result)
         return ds_graph_copy_node(to, node, inputs);
     to->segment = node->segment;

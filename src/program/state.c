@@ -250,6 +250,8 @@ ds_status ds_state_allocate(ds_state *state) {
         if (e->memory)
             continue;
         DS_TRY(b->ops->alloc(b, DS_SPACE_DEVICE, e->size_bytes, &e->memory)); /* zeroed */
+        if (e->public.init.in_parts && b->ops->use_in_parts)
+            b->ops->use_in_parts(b, e->memory, e->size_bytes);
         if (e->public.init.kind == DS_FILL && !starts_as_zeros(&e->public.init))
             DS_TRY(init_entry(state, e, 0));
     }
@@ -310,16 +312,38 @@ ds_status ds_state_read(const ds_state *state, const char *name, void *data, siz
     return read_part(state, e, 0, data, size_bytes);
 }
 
-ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes, void *data,
-                           size_t size_bytes) {
+/* The entry, if it has these bytes. */
+static ds_status find_part(const ds_state *state, const char *name, size_t offset_bytes,
+                           size_t size_bytes, entry **out) {
     const int64_t i = ds_state_find(state, name);
     if (i < 0)
         return ds_fail(DS_NOT_FOUND, "the state has no tensor \"%s\"", name);
-    const entry *e = &state->entries[i];
-    if (offset_bytes > e->size_bytes || size_bytes > e->size_bytes - offset_bytes)
+    *out = &state->entries[i];
+    if (offset_bytes > (*out)->size_bytes || size_bytes > (*out)->size_bytes - offset_bytes)
         return ds_fail(DS_INVALID, "\"%s\": bytes [%zu, +%zu) of %zu", name, offset_bytes,
-                       size_bytes, e->size_bytes);
+                       size_bytes, (*out)->size_bytes);
+    return DS_OK;
+}
+
+ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes, void *data,
+                           size_t size_bytes) {
+    entry *e = NULL;
+    DS_TRY(find_part(state, name, offset_bytes, size_bytes, &e));
     return read_part(state, e, offset_bytes, data, size_bytes);
+}
+
+ds_status ds_state_write_at(ds_state *state, const char *name, size_t offset_bytes,
+                            const void *data, size_t size_bytes) {
+    entry *e = NULL;
+    DS_TRY(find_part(state, name, offset_bytes, size_bytes, &e));
+    DS_TRY(check_writable(e));
+    DS_TRY(ds_state_allocate(state));
+    ds_backend *b = state->backend;
+    char *to = (char *)e->memory + offset_bytes;
+    DS_TRY(b->ops->copy(b, DS_TO_DEVICE, to, data, size_bytes, NULL));
+    if (e->public.is_param)
+        ds_state_touch(state);
+    return b->ops->synchronise(b, NULL);
 }
 
 /* ---- parameters as their files have them ------------------------------------------------------

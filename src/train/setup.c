@@ -202,8 +202,9 @@ static ds_status open_folder(ds_trainer *t) {
 }
 
 static ds_status make(ds_trainer *t) {
+    DS_TRY(ds_trainer_check_ranks(t));
     DS_TRY(ds_train_choose_model(t->config, &t->model, &t->seq_len));
-    DS_TRY(ds_trainer_open_data(t));
+    DS_TRY(ds_trainer_in_turn(t, ds_trainer_open_data));
     t->precision = precision_of(t->config);
     t->micro_batch = t->config->training.micro_batch;
     t->optimizer = optimizer_of(t->config);
@@ -217,8 +218,11 @@ static ds_status make(ds_trainer *t) {
         return DS_OK;
     DS_TRY(ds_step_batch_new(t, &t->batch));
     DS_TRY(ds_state_init(t->state, (uint64_t)t->config->training.seed));
+    if (ds_trainer_rank(t) > 0)
+        return ds_trainer_share_progress(t);
     DS_TRY(open_folder(t));
     DS_TRY(ds_trainer_resume(t));
+    DS_TRY(ds_trainer_share_progress(t));
     const int64_t next = t->progress.step > 0 ? t->progress.step + 1 : 0;
     return ds_runlog_open(t->config->checkpoint.directory, next, &t->log);
 }
@@ -237,9 +241,12 @@ ds_status ds_trainer_new(const ds_train_config *config, ds_trainer_opts opts, ds
     t->last_loss = t->last_validation_loss = t->last_grad_norm = (double)NAN;
     if (opts.progress_fd >= 0)
         t->display = ds_progress_new(opts.progress_fd, config->training.log_interval);
-    ds_log_to(show_log, t);
+    if (ds_trainer_rank(t) == 0)
+        ds_log_to(show_log, t);
     const ds_status status = make(t);
     if (status != DS_OK) {
+        if (opts.comm)
+            ds_comm_abort(opts.comm, ds_error());
         ds_trainer_free(t);
         return status;
     }
@@ -250,7 +257,9 @@ ds_status ds_trainer_new(const ds_train_config *config, ds_trainer_opts opts, ds
 void ds_trainer_free(ds_trainer *t) {
     if (!t)
         return;
-    ds_log_to(NULL, NULL);
+    if (ds_trainer_rank(t) == 0)
+        ds_log_to(NULL, NULL);
+    ds_gradient_sync_free(t->sync);
     ds_checkpoint_writer_free(t->checkpoints);
     ds_generator_free(t->generator);
     ds_program_free(t->evaluate);

@@ -58,7 +58,7 @@ static void check_loops(const ds_simd *simd, ds_dtype dtype, int rows, int64_t n
         simd->dots(dtype, w, w_stride, x, x_stride, rows, y, y_stride, n, k);
     for (int r = 0; r < rows; r++) {
         for (int64_t j = 0; j < n; j++) {
-            double sum = 0;
+            double sum = by_columns ? (double)number(3, r * y_stride + j) : 0; /* added to */
             for (int64_t i = 0; i < k; i++) {
                 const int64_t at = by_columns ? i * w_stride + j : j * w_stride + i;
                 sum += (double)x[r * x_stride + i] * (double)as_stored(dtype, number(2, at));

@@ -57,7 +57,7 @@ expect "a server under load" 'ours +8 +shared +50\.0 +20\.0 ms +40\.0 ms +15\.0 
 
 "$programs/bench_random_model" tiny "$work/tiny"
 echo "$limits" >"$work/lines"
-printf 'decode 4\nprefill 40\nread\nresident\n' | "$programs/bench_generate" "$work/tiny" | grep '^{' >>"$work/lines"
+printf 'decode 4\nprefill 40\nresident\nread\n' | "$programs/bench_generate" "$work/tiny" | grep '^{' >>"$work/lines"
 echo '{"who": "peer 1", "model": "tiny", "case": "decode 4", "tokens": 4, "seconds": 4}' >>"$work/lines"
 expect "ours in bf16" 'ours bf16 +[0-9.]+ [mu]?s' "$(table generate)"
 expect "the peer of decoding" 'peer 1 +4\.00 s +1\.0 ' "$(table generate)"

@@ -316,7 +316,8 @@ static void test_an_abort_reaches_all(void **state) {
     run_ranks_to_failure(3, PATIENT, aborts, NULL, status, message);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(status[i], DS_CANCELLED);
-        assert_string_equal(message[i], "rank 1 stopped all: the disk is full");
+        assert_non_null(strstr(message[i], "rank 1 stopped all: the disk is full"));
+        assert_true(i == 1 || strstr(message[i], "was in barrier #1 \"never\", waiting for rank"));
     }
 }
 

@@ -13,9 +13,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/rng.h"
-#include "deepseek/inference.h"
+#include "support/small_model.h"
 
 enum { LONGEST = 20, N_REQUESTS = 9 };
 
@@ -409,19 +410,55 @@ typedef struct crowd {
     ds_async_executor *executor;
     int number;
     int64_t n_answers, n_cancelled, n_wrong;
+    atomic_int n_told;         /* ends that callbacks told of */
+    atomic_int ends[EACH];     /* by request */
+    int64_t tokens_told[EACH]; /* calls of one request come one after the other */
 } crowd;
+
+typedef struct told {
+    crowd *crowd;
+    int i;
+} told;
+
+static void count_told(const ds_event *event, void *context) {
+    told *t = context;
+    crowd *c = t->crowd;
+    if (event->finish == DS_FINISH_NONE) {
+        c->tokens_told[t->i]++;
+        return;
+    }
+    /* an end that comes twice, or too early */
+    const bool right = event->finish == DS_FINISH_CANCELLED || c->tokens_told[t->i] == 2;
+    atomic_fetch_add(&c->ends[t->i], right ? 1 : 100);
+    atomic_fetch_add(&c->n_told, 1);
+    free(t);
+}
+
+static void submit_until_taken(crowd *c, const ds_request *q, uint64_t *id) {
+    while (ds_async_executor_submit(c->executor, q, id) == DS_BUSY)
+        sched_yield();
+}
 
 static void *ask(void *context) {
     crowd *c = context;
+    int n_told = 0;
     for (int i = 0; i < EACH; i++) {
         const int32_t prompt[] = {(int32_t)(c->number % 61), (int32_t)(i % 61)};
-        const ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 2};
+        ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 2};
         uint64_t id;
         ds_answer a;
-        while (ds_async_executor_submit(c->executor, &q, &id) == DS_BUSY)
-            continue;
+        if (i % 2) {
+            told *t = malloc(sizeof *t);
+            *t = (told){c, i};
+            q.on_event = count_told;
+            q.context = t;
+            n_told++;
+        }
+        submit_until_taken(c, &q, &id);
         if (i % 5 == 0)
             c->n_cancelled += ds_async_executor_cancel(c->executor, id) == DS_OK;
+        if (q.on_event)
+            continue;
         if (ds_async_executor_wait(c->executor, id, 120, &a) != DS_OK) {
             c->n_wrong++;
             continue;
@@ -431,18 +468,24 @@ static void *ask(void *context) {
         c->n_wrong += ds_async_executor_wait(c->executor, id, 0, &a) != DS_NOT_FOUND;
         free(a.tokens);
     }
+    while (atomic_load(&c->n_told) < n_told)
+        sched_yield();
+    for (int i = 1; i < EACH; i += 2)
+        c->n_wrong += atomic_load(&c->ends[i]) != 1;
+    c->n_answers += n_told;
     return NULL;
 }
 
-static void none_is_lost_and_none_comes_twice(void **unused) {
-    (void)unused;
-    ds_model *m = open_model("llama");
+static void ask_all(ds_model *m, int stream_count) {
     ds_async_executor *e = NULL;
-    crowd crowds[THREADS] = {0};
+    static crowd crowds[THREADS];
     pthread_t threads[THREADS];
-    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_queue = 6}, &e));
+    memset(crowds, 0, sizeof crowds);
+    require(ds_async_executor_new(
+        m, (ds_async_executor_opts){.max_queue = 6, .stream_count = stream_count}, &e));
     for (int i = 0; i < THREADS; i++) {
-        crowds[i] = (crowd){.executor = e, .number = i};
+        crowds[i].executor = e;
+        crowds[i].number = i;
         assert_int_equal(pthread_create(&threads[i], NULL, ask, &crowds[i]), 0);
     }
     int64_t answers = 0, wrong = 0;
@@ -458,6 +501,118 @@ static void none_is_lost_and_none_comes_twice(void **unused) {
     assert_int_equal(s.submitted, THREADS * EACH);
     assert_int_equal(s.finished + s.cancelled, THREADS * EACH);
     ds_async_executor_free(e);
+}
+
+static void none_is_lost_and_none_comes_twice(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ask_all(m, 1);
+    ask_all(m, 2);
+    ask_all(m, 4);
+    ds_model_free(m);
+}
+
+/* A vocabulary that is large enough for lanes to share the draws. */
+static void lanes_draw_the_same(void **unused) {
+    (void)unused;
+    enum { N = 20 };
+    ds_model *m = NULL;
+    ds_answer answers[2][N];
+    if (access(DS_ASSETS "/tinystories656k", F_OK) != 0)
+        skip();
+    require(ds_model_from_pretrained(DS_ASSETS "/tinystories656k", (ds_model_opts){.n_threads = 2},
+                                     &m));
+    for (int way = 0; way < 2; way++) {
+        ds_async_executor *e = NULL;
+        uint64_t ids[N];
+        require(ds_async_executor_new(
+            m, (ds_async_executor_opts){.stream_count = way ? 4 : 1, .max_seq_len = 128}, &e));
+        for (int i = 0; i < N; i++) {
+            const int32_t prompt[] = {1, 300 + i};
+            const ds_request q = {.prompt = prompt,
+                                  .n_prompt = 2,
+                                  .max_tokens = 20,
+                                  .sampling = {.temperature = 1, .seed = (uint64_t)i}};
+            require(ds_async_executor_submit(e, &q, &ids[i]));
+        }
+        for (int i = 0; i < N; i++)
+            require(ds_async_executor_wait(e, ids[i], 120, &answers[way][i]));
+        ds_async_executor_free(e);
+    }
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(answers[0][i].n_tokens, answers[1][i].n_tokens);
+        assert_memory_equal(answers[0][i].tokens, answers[1][i].tokens,
+                            (size_t)answers[0][i].n_tokens * sizeof(int32_t));
+        free(answers[0][i].tokens);
+        free(answers[1][i].tokens);
+    }
+    ds_model_free(m);
+}
+
+/* ---- conversations and priorities ------------------------------------------------------------ */
+
+/* The second turn finds the first one's answer in the cache, but for what does not fill a block. */
+static void later_turns_compute_what_is_new(void **unused) {
+    (void)unused;
+    enum { FIRST = 20, ANSWER = 30, MORE = 5 };
+    ds_model *m = small_model_open("llama", 100, 0);
+    ds_async_executor *e = NULL;
+    int32_t text[FIRST + ANSWER + MORE];
+    uint64_t id;
+    ds_answer a;
+    for (int i = 0; i < FIRST; i++)
+        text[i] = i * 7 % 61;
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    ds_request q = {.prompt = text, .n_prompt = FIRST, .max_tokens = ANSWER};
+    require(ds_async_executor_submit(e, &q, &id));
+    require(ds_async_executor_wait(e, id, 60, &a));
+    assert_int_equal(a.n_tokens, ANSWER);
+    memcpy(text + FIRST, a.tokens, sizeof(int32_t) * ANSWER);
+    free(a.tokens);
+    for (int i = 0; i < MORE; i++)
+        text[FIRST + ANSWER + i] = i;
+    q = (ds_request){.prompt = text, .n_prompt = FIRST + ANSWER + MORE, .max_tokens = 3};
+    require(ds_async_executor_submit(e, &q, &id));
+    require(ds_async_executor_wait(e, id, 60, &a));
+    assert_int_equal(a.n_cached, (FIRST + ANSWER - 1) / 16 * 16);
+    static lone_answer alone;
+    answer_alone(m, &q, 100, &alone);
+    assert_memory_equal(a.tokens, alone.tokens, sizeof(int32_t) * 3);
+    free(a.tokens);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+}
+
+/* One place, held by a long answer that nobody hurries for. */
+static void urgent_requests_take_the_place(void **unused) {
+    (void)unused;
+    ds_model *m = small_model_open("llama", 2000, 0);
+    ds_async_executor *e = NULL;
+    uint64_t slow, urgent;
+    ds_answer a;
+    bool done = true;
+    ds_executor_stats s;
+    const int32_t prompt[] = {5, 6};
+    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_batch_size = 1}, &e));
+    ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 1900};
+    require(ds_async_executor_submit(e, &q, &slow));
+    do
+        ds_async_executor_stats(e, &s);
+    while (s.generated_tokens < 3);
+    q.max_tokens = 2;
+    q.priority = 1;
+    require(ds_async_executor_submit(e, &q, &urgent));
+    require(ds_async_executor_wait(e, urgent, 60, &a));
+    assert_int_equal(a.n_tokens, 2);
+    free(a.tokens);
+    require(ds_async_executor_poll(e, slow, &done));
+    assert_false(done);
+    require(ds_async_executor_wait(e, slow, 120, &a));
+    assert_int_equal(a.n_tokens, 1900); /* as if nothing had been */
+    free(a.tokens);
+    ds_async_executor_stats(e, &s);
+    assert_int_equal(s.preemptions, 1);
+    ds_async_executor_free(e);
     ds_model_free(m);
 }
 
@@ -471,6 +626,9 @@ int main(void) {
         cmocka_unit_test(events_come_in_order),
         cmocka_unit_test(cancelled_requests_end),
         cmocka_unit_test(hooks_decide_what_is_drawn),
+        cmocka_unit_test(later_turns_compute_what_is_new),
+        cmocka_unit_test(urgent_requests_take_the_place),
+        cmocka_unit_test(lanes_draw_the_same),
         cmocka_unit_test(none_is_lost_and_none_comes_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,7 @@ near kept 1.05
 
 # what was quantised while loading is the same as what was read from the folder
 "$bin/deepseek-generate" --model "$model" --dtype int8 -p 'Once upon' -n 30 --temperature 0 > "$out/loaded"
-"$bin/deepseek-generate" --model "$out/bytes" -p 'Once upon' -n 30 --temperature 0 > "$out/read"
+"$bin/deepseek-generate" --model "$out/bytes" --dtype int8 -p 'Once upon' -n 30 --temperature 0 > "$out/read"
 cmp "$out/loaded" "$out/read"
 
 for format in bytes:int-quantized words:pack-quantized smooth:int-quantized apart:int-quantized-outliers; do

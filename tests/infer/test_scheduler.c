@@ -154,6 +154,8 @@ static void draw(stage *g, ds_live_request *r) {
     r->n_tokens += accepted;
     r->tokens[r->n_tokens++] = roll(g, 3);
     ds_scheduler_settle(&g->s, r, accepted);
+    /* nothing is kept for proposals that were wrong */
+    assert_true(r->n_blocks <= (r->n_tokens + BLOCK - 1) / BLOCK);
 }
 
 static void step(stage *g) {
@@ -305,6 +307,24 @@ static void proposals_leave_room_for_everyone(void **unused) {
     free_stage(g);
 }
 
+static void who_begins_anew_finds_its_blocks(void **unused) {
+    (void)unused;
+    stage *g = new_stage(1, 40, 64, 0);
+    ds_request_list none = {0};
+    ds_live_request *r = add(g, 40, 1, 0);
+    for (int round = 0; round < 2; round++) {
+        ds_scheduler_plan(&g->s, &none);
+        compute(g);
+        ds_scheduler_advance(&g->s);
+        ds_scheduler_remove(&g->s, r);
+        assert_int_equal(ds_block_pool_in_use(g->s.pool), 0);
+        ds_scheduler_admit(&g->s, r);
+        assert_int_equal(r->computed, 32);
+    }
+    end(g, r);
+    free_stage(g);
+}
+
 /* ---- windows --------------------------------------------------------------------------------- */
 
 static void blocks_behind_the_window_are_given_back(void **unused) {
@@ -335,6 +355,7 @@ int main(void) {
         cmocka_unit_test(every_token_sees_its_own_text),
         cmocka_unit_test(short_prompts_do_not_wait_for_long_ones),
         cmocka_unit_test(who_waits_long_goes_before_newer_ones_of_higher_priority),
+        cmocka_unit_test(who_begins_anew_finds_its_blocks),
         cmocka_unit_test(proposals_leave_room_for_everyone),
         cmocka_unit_test(blocks_behind_the_window_are_given_back),
     };

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "deepseek/inference.h"
 #include "deepseek/models.h"
 
 static void require(ds_status status) {
@@ -115,6 +116,34 @@ static void divisors_of_frequencies_are_llama_3s(void **state) {
     close_target(&t);
 }
 
+/* Matrices stay in the floats of the file, or in those that are asked for. */
+static void matrices_are_kept_as_the_file_has_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *storage;
+        ds_dtype query, up;
+    } cases[] = {{NULL, DS_BF16, DS_F16}, {"f32", DS_F32, DS_F32}, {"f16", DS_F16, DS_F16}};
+    for (size_t i = 0; i < 3; i++) {
+        ds_model *m = NULL;
+        require(ds_model_from_pretrained(DS_TEST_DATA "/gguf/llama3.gguf",
+                                         (ds_model_opts){.n_threads = 1, .dtype = cases[i].storage},
+                                         &m));
+        const ds_state *kept = ds_model_get_state(m);
+        const struct {
+            const char *name;
+            ds_dtype dtype;
+        } entries[] = {{"model.layers.0.self_attn.q_proj.weight", cases[i].query},
+                       {"model.layers.1.mlp.up_proj.weight", cases[i].up},
+                       {"model.norm.weight", DS_F32}};
+        for (size_t k = 0; k < 3; k++) {
+            const int64_t at = ds_state_find(kept, entries[k].name);
+            assert_true(at >= 0);
+            assert_int_equal(ds_state_get(kept, (size_t)at)->dtype, entries[k].dtype);
+        }
+        ds_model_free(m);
+    }
+}
+
 /* Parameters of another shape are refused before anything is written. */
 static void a_state_of_another_shape_is_left_alone(void **state) {
     (void)state;
@@ -141,6 +170,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(models_are_those_they_were_made_of),
         cmocka_unit_test(divisors_of_frequencies_are_llama_3s),
+        cmocka_unit_test(matrices_are_kept_as_the_file_has_them),
         cmocka_unit_test(a_state_of_another_shape_is_left_alone),
         cmocka_unit_test(what_is_not_supported_is_named),
     };

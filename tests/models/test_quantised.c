@@ -116,8 +116,11 @@ static void products_are_found(void **unused) {
                                        x->type.rank == 2;
             if (is_projection)
                 assert_int_equal(sides[i], f == 0 ? DS_BY_COLUMNS : DS_BY_ROWS);
-            if (x->op == &ds_op_param && (strstr(x->name, "gate.weight") || strstr(x->name, "wte")))
+            if (x->op == &ds_op_param && strstr(x->name, "gate.weight"))
                 assert_int_equal(sides[i], DS_NO_PRODUCT);
+            if (x->op == &ds_op_param &&
+                (strstr(x->name, "wte") || strstr(x->name, "embed_tokens")))
+                assert_int_equal(sides[i], c.tie_embeddings ? DS_TIED : DS_NO_PRODUCT);
             n += is_projection;
         }
         assert_true(n > 0);

@@ -88,6 +88,7 @@ static const ds_backend_ops cpu_ops = {
     .close = close_cpu,
     .alloc = ds_host_alloc,
     .release = ds_host_release,
+    .use_in_parts = ds_host_use_in_parts,
     .copy = ds_host_copy,
     .stream_new = ds_host_stream_new,
     .stream_free = ds_host_stream_free,

@@ -66,6 +66,7 @@ static void multiply(const run *r, int64_t from, int64_t n, float *sums, int64_t
     const int m = (int)r->p->m;
     const char *w = r->b + from * b->column_stride * (int64_t)ds_dtype_size(b->dtype);
     if (!lies_by_rows(b)) {
+        memset(sums, 0, (size_t)(m * stride) * sizeof *sums);
         r->simd->axpys(b->dtype, w, b->row_stride, r->x, r->x_stride, m, sums, stride, n, r->p->k);
         return;
     }

@@ -103,6 +103,13 @@ def llama3_divisors(head_dim):
     return (plain / frequencies).numpy().astype(np.float32)
 
 
+def kind_of(name, x):
+    """Of one file the matrices are in other types."""
+    if x.ndim < 2:
+        return Q.F32
+    return Q.BF16 if "attn" in name else Q.F16
+
+
 def convert(name, arch, model_arch):
     folder = GOLDENS / name
     c = json.loads((folder / "config.json").read_text())
@@ -151,7 +158,9 @@ def convert(name, arch, model_arch):
             x = paired(x, kv)
         if arch == "gpt2" and key.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
             x = np.ascontiguousarray(x.T)
-        w.add_tensor(target, x.astype(np.float32))
+        kind = kind_of(target, x) if name == "llama3" else Q.F32
+        data = gguf.quantize(np.ascontiguousarray(x, dtype=np.float32), kind)
+        w.add_tensor(target, data, raw_dtype=kind)
     finish(w)
     return folder
 

@@ -209,9 +209,6 @@ INLINE void add_all(const dots *d, const ds_dtype dtype, int rows, int64_t w_str
 void SIMD(axpys)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
                  int rows, float *y, int64_t y_stride, int64_t n, int64_t k) {
     const dots d = {w, x, x_stride, k, y, y_stride};
-    for (int r = 0; r < rows; r++)
-        for (int64_t j = 0; j < n; j++)
-            y[r * y_stride + j] = 0;
     if (dtype == DS_BF16)
         add_all(&d, DS_BF16, rows, w_stride, n);
     else if (dtype == DS_F16)

@@ -88,7 +88,7 @@ typedef struct ds_simd {
      * y[r][j] = Σ_i x[r][i] w[j][i], w [n, k]; rows ≤ DS_DOTS_ROWS. Strides in elements. */
     void (*dots)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
                  int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
-    /* y[r][j] = Σ_i x[r][i] w[i][j], w [k, n]; any rows, n so few that y stays in the first cache.
+    /* y[r][j] += Σ_i x[r][i] w[i][j], w [k, n]; any rows, n so few that y stays in the first cache.
      */
     void (*axpys)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
                   int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
