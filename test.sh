@@ -45,6 +45,7 @@ run_fuzzers() {
         tests/data/tokenizers/*.txt tests/data/tokenizers/*.gguf
     seed fuzz_json_schema tests/data/grammars/*.json
     seed fuzz_gbnf tests/data/grammars/*.gbnf
+    seed fuzz_tool_reader tests/data/answers/*.txt
     seed fuzz_safetensors tests/data/safetensors/*.safetensors
     seed fuzz_store tests/data/store/*.bin
     for fuzzer in build/fuzz/fuzz/fuzz_*; do

@@ -121,9 +121,12 @@ typedef enum step { WAIT, CALL, WORDS } step;
 
 /* Name, mark, arguments, one after the other. */
 static step read_named(ds_tool_reader *t) {
+    enum { LONGEST_NAME = 64 };
     const char *mark = t->style->name_end, *end = strstr(t->held.data, mark);
-    if (!end) /* a name has no line break, but the mark begins with one */
-        return strlen(t->held.data) > 256 ? WORDS : WAIT;
+    if (!end)
+        return t->held.length >= LONGEST_NAME + strlen(mark) ? WORDS : WAIT;
+    if (end - t->held.data > LONGEST_NAME)
+        return WORDS;
     const size_t name = (size_t)(end - t->held.data), begin = name + strlen(mark);
     const size_t length = object_length(t->held.data + begin, t->held.length - begin);
     if (length == 0)
@@ -153,22 +156,26 @@ static step read_call(ds_tool_reader *t) {
     return CALL;
 }
 
+/* Whether an answer that is calls and nothing else begins here, by an object or the mark before it.
+ * What may still become the mark is held. */
+static bool fills_answer(ds_tool_reader *t, ds_text *words) {
+    const char *mark = t->style->marks[0];
+    const size_t blank = strspn(t->held.data, " \t\r\n"), left = t->held.length - blank;
+    const size_t known = left < strlen(mark) ? left : strlen(mark);
+    const bool like_mark = memcmp(t->held.data + blank, mark, known) == 0;
+    if (!t->started && (left == 0 || (like_mark && known < strlen(mark))))
+        return false;
+    if (!t->started && (like_mark || t->held.data[blank] == '{'))
+        return true;
+    release(t, t->held.length, words);
+    return false;
+}
+
 /* Looks for the beginning of calls. Returns whether it was found. */
 static bool find_begin(ds_tool_reader *t, ds_text *words) {
     const char *begin = t->style->begin;
-    if (!begin) { /* all of an answer, from its first character on */
-        const size_t blank = strspn(t->held.data, " \t\r\n");
-        const char *mark = t->style->marks[0];
-        const size_t left = t->held.length - blank;
-        const size_t known = mark && left < strlen(mark) ? left : mark ? strlen(mark) : 0;
-        if (!t->started && left == 0)
-            return false;
-        if (!t->started && (t->held.data[blank] == '{' ||
-                            (mark && memcmp(t->held.data + blank, mark, known) == 0)))
-            return true;
-        release(t, t->held.length, words);
-        return false;
-    }
+    if (!begin)
+        return fills_answer(t, words);
     const char *at = memmem(t->held.data, t->held.length, begin, strlen(begin));
     release(t,
             at ? (size_t)(at - t->held.data) : t->held.length - possible_beginning(&t->held, begin),

@@ -263,6 +263,7 @@ static const reading readings[] = {
      "f({\"a\": 1})"},
     {&ds_tools_llama3, false, "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}", NULL, "f({})"},
     {&ds_tools_llama3, false, "A set {1}", "A set {1}", ""},
+    {&ds_tools_llama3, false, "\n  <|  x", "\n  <|  x", ""},
     {&ds_tools_llama3, false, "{\"no\": \"call\"}", "{\"no\": \"call\"}", ""},
     {&ds_tools_mistral3, false,
      "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {}}]",
