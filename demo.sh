@@ -2,7 +2,7 @@
 # The whole way from a book to a model that writes like it, on this machine's CPU: installs what is
 # missing, builds, learns a vocabulary, trains about 10 M parameters (see configs/demo.yaml), and
 # shows the loss and a sample. Run again: what is done is skipped.
-#   ./demo.sh [key=value …]    overrides of configs/demo.yaml, e.g. training.steps=100
+#   ./demo.sh [key=value …]    overrides of configs/demo.yaml, e.g. training.duration=10min
 set -eu
 cd "$(dirname "$0")"
 
@@ -40,7 +40,7 @@ cat <<END
 
 Try next:
   $bin/deepseek-generate --model $out --prompt 'In the beginning' --temperature 0.6
-  ./demo.sh training.steps=2000                    # train longer: it goes on where it stopped
+  ./demo.sh training.duration=20min                # train longer: it goes on where it stopped
   $bin/deepseek-train --config configs/demo.yaml --dry-run   # what the run needs, without running
   $bin/deepseek-plan --model deepseek-175b         # what 175 B parameters would need
   (cd $out/checkpoints/step-* && md5sum -c MD5SUMS)          # every checkpoint carries its sums

@@ -24,7 +24,7 @@ for round in $(seq "$rounds"); do
     run="$work/run-$round"
     DATA="$data" TOKENIZER="$tokenizer" "$programs/bench_startup" ours "gpt2 model" "step 1/" -- \
         "$bin/deepseek-train" --config configs/demo.yaml --threads "$threads" "checkpoint.directory=$run" \
-        training.steps=1 training.eval_interval=0 training.sample_interval=0 >"$work/started" ||
+        training.duration=auto training.steps=1 training.eval_interval=0 training.sample_interval=0 >"$work/started" ||
         say "deepseek-train failed"
     # the step's own duration, from the run's record: tokens of a step / tokens a second
     step="$(awk -f bench/tables/json.awk -f bench/tables/first_step.awk "$run/metrics.jsonl" || :)"

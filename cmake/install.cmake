@@ -17,3 +17,8 @@ file(RELATIVE_PATH DS_PC_TO_PREFIX ${pc_folder} ${CMAKE_INSTALL_PREFIX})
 file(RELATIVE_PATH DS_PC_TO_INCLUDE ${pc_folder} ${CMAKE_INSTALL_FULL_INCLUDEDIR})
 configure_file(cmake/deepseek.pc.in ${CMAKE_BINARY_DIR}/deepseek.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/deepseek.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+# the unit names the program where it is installed; an example of its settings lies with the configs
+set(BINDIR ${CMAKE_INSTALL_FULL_BINDIR})
+configure_file(deploy/systemd/deepseek-serve.service ${CMAKE_BINARY_DIR}/deepseek-serve.service @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/deepseek-serve.service DESTINATION lib/systemd/system)
+install(FILES deploy/systemd/deepseek-serve.default DESTINATION ${CMAKE_INSTALL_DATADIR}/deepseek)

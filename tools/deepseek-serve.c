@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "cli/numbers.h"
+#include "cli/speculate.h"
 #include "infer/model.h"
 #include "serve/server.h"
 
@@ -18,15 +19,17 @@ static const char TOOL[] = "deepseek-serve";
 static const char USAGE[] =
     "usage: deepseek-serve --model PATH [options]\n"
     "\n"
-    "Serves a trained decoder over HTTP, in OpenAI's API, with a chat page for the browser. PATH "
-    "is\n"
-    "a Hugging Face folder, a checkpoint or run folder of deepseek-train, a llama2.c .bin, or a\n"
-    "preset's name. SIGTERM and Ctrl-C let requests at work end.\n"
+    "Serves a trained model over HTTP, in OpenAI's API, with a chat page for the browser. PATH is\n"
+    "a Hugging Face folder, a .gguf, a checkpoint or run folder of deepseek-train, a llama2.c\n"
+    ".bin, or a preset's name. Of a BERT or sentence encoder it serves embeddings only. SIGTERM\n"
+    "and Ctrl-C let requests at work end.\n"
     "    deepseek-serve --model out/demo\n"
     "    curl localhost:8080/v1/completions -d '{\"prompt\": \"In the\", \"max_tokens\": 20}'\n"
     "    curl localhost:8080/v1/chat/completions \\\n"
     "         -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": "
     "true}'\n"
+    "    deepseek-serve --model all-MiniLM-L6-v2\n"
+    "    curl localhost:8080/v1/embeddings -d '{\"input\": [\"a cat\", \"a kitten\"]}'\n"
     "\n"
     "  -m, --model PATH          what to serve\n"
     "      --name NAME           the model's name in the API (default: the folder's)\n"
@@ -36,10 +39,21 @@ static const char USAGE[] =
     "                            of the machine cannot see\n"
     "      --tls-cert FILE       PEM certificate and\n"
     "      --tls-key FILE        key: serve HTTPS\n"
-    "      --precision NAME      fp32 (default) or bf16\n"
+    "      --dtype NAME          weights in memory: auto (default: as the files have them), f32,\n"
+    "                            bf16, f16; or quantised while loading: int8 (inputs of\n"
+    "                            products too), w8a16 (weights only), int4, int4-32, int4-128\n"
+    "                            (groups of 64, 32, 128 columns); a quantised folder stays so\n"
+    "      --verify              check the sums of a checkpoint's files again, even if they were\n"
+    "                            right before and have not changed\n"
+    "      --precision NAME      of what is computed: fp32 (default) or bf16\n"
     "      --device NAME         cpu (default) or ref\n"
     "      --threads N           default: all cores\n"
     "      --max-batch N         requests computed together (default 32)\n"
+    "      --streams N           lanes that draw tokens and write answers beside the model\n"
+    "                            (default 4, at most the cores)\n"
+    "      --speculate WHAT[:K]  guess up to K tokens ahead, which changes no answer but takes\n"
+    "                            fewer steps: ngram (what followed the same words earlier) or\n"
+    "                            the path of a smaller model with the same vocabulary\n"
     "      --max-queue N         requests that may wait (default 128); more get 429\n"
     "      --max-tokens N        prompt and answer together (default: the model's most)\n"
     "      --cache-mb N          memory for keys and values (default: for --max-batch whole\n"
@@ -51,13 +65,14 @@ static const char USAGE[] =
     "  -v, --verbose             what libmicrohttpd notes\n"
     "  -h, --help                this text\n"
     "\n"
-    "Addresses: / (chat page), /v1/completions, /v1/chat/completions, /v1/models, /tokenize,\n"
-    "/health, /ready, /metrics (Prometheus).\n";
+    "Addresses: / (chat page), /v1/completions, /v1/chat/completions, /v1/embeddings, /v1/models,\n"
+    "/tokenize, /health, /ready, /metrics (Prometheus).\n";
 
 typedef struct request {
     const char *model, *tls_cert, *tls_key;
     ds_model_opts model_opts;
     ds_server_opts server;
+    ds_cli_speculation speculation;
     double drain_s;
     bool verbose;
 } request;
@@ -105,10 +120,14 @@ enum {
     API_KEY,
     TLS_CERT,
     TLS_KEY,
+    DTYPE,
+    VERIFY,
     PRECISION,
     DEVICE,
     THREADS,
     MAX_BATCH,
+    STREAMS,
+    SPECULATE,
     MAX_QUEUE,
     MAX_TOKENS,
     CACHE_MB,
@@ -126,10 +145,14 @@ static const struct option options[] = {
     {"api-key", required_argument, NULL, API_KEY},
     {"tls-cert", required_argument, NULL, TLS_CERT},
     {"tls-key", required_argument, NULL, TLS_KEY},
+    {"dtype", required_argument, NULL, DTYPE},
+    {"verify", no_argument, NULL, VERIFY},
     {"precision", required_argument, NULL, PRECISION},
     {"device", required_argument, NULL, DEVICE},
     {"threads", required_argument, NULL, THREADS},
     {"max-batch", required_argument, NULL, MAX_BATCH},
+    {"streams", required_argument, NULL, STREAMS},
+    {"speculate", required_argument, NULL, SPECULATE},
     {"max-queue", required_argument, NULL, MAX_QUEUE},
     {"max-tokens", required_argument, NULL, MAX_TOKENS},
     {"cache-mb", required_argument, NULL, CACHE_MB},
@@ -145,6 +168,11 @@ static bool set_limit(request *r, int o, const char *text) {
     ds_async_executor_opts *e = &r->server.executor;
     switch (o) {
     case MAX_BATCH: e->max_batch_size = (int)whole("--max-batch", text, 1, 65536); break;
+    case STREAMS: e->stream_count = (int)whole("--streams", text, 1, 256); break;
+    case SPECULATE:
+        if (!ds_cli_speculate(TOOL, text, &r->speculation))
+            exit(2);
+        break;
     case MAX_QUEUE: e->max_queue = (int)whole("--max-queue", text, 1, 1 << 20); break;
     case MAX_TOKENS: e->max_seq_len = whole("--max-tokens", text, 2, INT32_MAX); break;
     case CACHE_MB: e->cache_bytes = (size_t)whole("--cache-mb", text, 1, 1 << 24) << 20; break;
@@ -171,6 +199,8 @@ static bool set_option(request *r, int o, const char *text) {
     case TLS_CERT: r->tls_cert = text; break;
     case TLS_KEY: r->tls_key = text; break;
     case PRECISION: r->server.executor.precision = precision(text); break;
+    case DTYPE: r->model_opts.dtype = text; break;
+    case VERIFY: r->model_opts.verify = true; break;
     case DEVICE: r->model_opts.device = text; break;
     case THREADS: r->model_opts.n_threads = (int)whole("--threads", text, 1, 4096); break;
     case 'v': r->verbose = true; break;
@@ -219,14 +249,16 @@ static void announce(const request *r, const ds_server *server, double start_s) 
     bool recognised = false;
     const char *name = ds_server_template(server, &recognised);
     const bool is_v6 = strchr(r->server.host, ':') != NULL;
-    if (!recognised)
+    const bool generates = ds_server_generates(server);
+    if (generates && !recognised)
         fprintf(stderr,
                 "%s: the model brings no chat template that is known here; conversations are "
                 "written as \"User: … Assistant:\"\n",
                 TOOL);
-    printf("serving %s at %s://%s%s%s:%d (chat template: %s) after %.2f s\n",
+    printf("serving %s at %s://%s%s%s:%d (%s%s) after %.2f s\n",
            r->server.name ? r->server.name : r->model, r->tls_cert ? "https" : "http",
-           is_v6 ? "[" : "", r->server.host, is_v6 ? "]" : "", ds_server_port(server), name,
+           is_v6 ? "[" : "", r->server.host, is_v6 ? "]" : "", ds_server_port(server),
+           generates ? "chat template: " : "embeddings only", generates ? name : "",
            ds_clock_s() - start_s);
     fflush(stdout);
 }
@@ -248,7 +280,10 @@ static ds_status serve(request *r, const sigset_t *signals, double start_s) {
     ds_model *model = NULL;
     ds_server *server = NULL;
     ds_status status = ds_model_from_pretrained(r->model, r->model_opts, &model);
+    if (status == DS_OK)
+        status = ds_cli_open_draft(&r->speculation, r->model_opts);
     if (status == DS_OK) {
+        r->server.executor.speculate = r->speculation.opts;
         r->server.folder = model->path;
         status = ds_server_new(model, &r->server, &server);
     }
@@ -257,6 +292,7 @@ static ds_status serve(request *r, const sigset_t *signals, double start_s) {
         serve_until_signal(r, server, signals);
     }
     ds_server_free(server);
+    ds_model_free(r->speculation.opts.draft);
     ds_model_free(model);
     return status;
 }

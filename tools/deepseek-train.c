@@ -28,6 +28,8 @@ static const char USAGE[] =
     "line, the last word wins:\n"
     "    deepseek-train --config configs/demo.yaml optimizer.learning_rate=5e-4 "
     "training.steps=200\n"
+    "Several processes share every batch where they are started together (data parallelism):\n"
+    "    deepseek-run --nproc 2 deepseek-train --config configs/demo.yaml\n"
     "The run folder (checkpoint.directory) gets checkpoints in Hugging Face's layout, "
     "metrics.jsonl,\n"
     "TensorBoard events and loss.svg. Ctrl-C saves and ends; the same command goes on from there.\n"
@@ -291,14 +293,15 @@ static int show_plan(const ds_train_config *config, arguments *a) {
     return 0;
 }
 
-static int train(const ds_train_config *config) {
+static int train(const ds_train_config *config, ds_comm *comm) {
     static stop_watch watch;
     watch.deadline_s = config->checkpoint.deadline_s;
     if (!watch_begin(&watch)) {
         fputs("deepseek-train: no thread could be made\n", stderr);
         return FAILED;
     }
-    const ds_trainer_opts opts = {.progress_fd = STDOUT_FILENO};
+    const ds_trainer_opts opts = {.progress_fd = ds_comm_rank(comm) == 0 ? STDOUT_FILENO : -1,
+                                  .comm = comm};
     ds_trainer *trainer = NULL;
     const ds_status made = ds_trainer_new(config, opts, &trainer);
     if (made != DS_OK)
@@ -307,6 +310,15 @@ static int train(const ds_train_config *config) {
     const int status = ds_trainer_run(trainer) == DS_OK ? 0 : fail();
     watch_end(&watch);
     ds_trainer_free(trainer);
+    return status;
+}
+
+static int train_alone(const ds_train_config *config) {
+    ds_comm *self = NULL;
+    if (ds_comm_open((ds_comm_opts){.transport = "self", .size = 1}, &self) != DS_OK)
+        return fail();
+    const int status = train(config, self);
+    ds_comm_close(self);
     return status;
 }
 
@@ -344,25 +356,50 @@ static int supervised(ds_train_config *config) {
     const ino_t newest = restarts > 0 ? newest_checkpoint(config) : 0;
     if (newest != 0 && newest != first)
         config->checkpoint.resume = own;
-    const int ended = train(config);
+    const int ended = train_alone(config);
     config->checkpoint.resume = resume;
     return ended;
 }
 
+static int run_configured(const ds_train_config *config, arguments *a, ds_comm *comm) {
+    if (a->dry_run || a->print_graph)
+        return ds_comm_rank(comm) == 0 ? show_plan(config, a) : 0;
+    if (ds_comm_size(comm) == 1)
+        return -1;
+    if (!a->supervise && !config->supervise.enabled)
+        return train(config, comm);
+    fputs("deepseek-train: --supervise restarts one process; of several ranks, the launcher ends "
+          "all when one fails: leave it out, and start the run again\n",
+          stderr);
+    return DS_EXIT_WRONG_INPUT;
+}
+
+/* Signals are blocked before the communicator's threads are there; a supervisor, which has no
+ * ranks, wants them as they were. */
 static int run(arguments *a) {
     ds_train_config config;
-    if (ds_train_config_load(a->config, (const char *const *)a->overrides, a->n_overrides,
-                             &config) != DS_OK) {
+    ds_comm *comm = NULL;
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, &before);
+    if (ds_comm_open((ds_comm_opts){0}, &comm) != DS_OK)
+        return fail();
+    if (ds_train_config_load_ranks(a->config, (const char *const *)a->overrides, a->n_overrides,
+                                   ds_comm_size(comm), &config) != DS_OK) {
         fail();
+        ds_comm_abort(comm, ds_error());
+        ds_comm_close(comm);
         return DS_EXIT_WRONG_INPUT;
     }
-    int status = 0;
-    if (a->dry_run || a->print_graph)
-        status = show_plan(&config, a);
-    else if (a->supervise || config.supervise.enabled)
-        status = supervised(&config);
-    else
-        status = train(&config);
+    int status = run_configured(&config, a, comm);
+    ds_comm_close(comm);
+    if (status < 0) {
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        status =
+            a->supervise || config.supervise.enabled ? supervised(&config) : train_alone(&config);
+    }
     ds_train_config_free(&config);
     return status;
 }

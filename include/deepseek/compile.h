@@ -80,6 +80,8 @@ DS_API ds_status ds_state_read(const ds_state *state, const char *name, void *da
 /* size_bytes of it from offset_bytes on, which must lie within the tensor. */
 DS_API ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes,
                                   void *data, size_t size_bytes);
+DS_API ds_status ds_state_write_at(ds_state *state, const char *name, size_t offset_bytes,
+                                   const void *data, size_t size_bytes);
 /* Bytes of all entries. */
 DS_API size_t ds_state_size(const ds_state *state);
 
@@ -88,6 +90,12 @@ DS_API size_t ds_state_size(const ds_state *state);
 typedef struct ds_program ds_program;
 
 typedef enum ds_precision { DS_PRECISION_FULL, DS_PRECISION_BF16, DS_PRECISION_FP16 } ds_precision;
+/* What training makes of products with parameters, so that they can be quantised afterwards. */
+typedef enum ds_quantisation {
+    DS_QUANTISE_NONE,
+    DS_QUANTISE_W8A16, /* int8 weights, a scale for each output channel */
+    DS_QUANTISE_W8A8,  /* activations too, a scale for each token */
+} ds_quantisation;
 typedef enum ds_recompute {
     DS_RECOMPUTE_NONE,
     DS_RECOMPUTE_SELECTIVE,
@@ -96,9 +104,10 @@ typedef enum ds_recompute {
 typedef enum ds_offload { DS_OFFLOAD_NONE, DS_OFFLOAD_HOST, DS_OFFLOAD_FILE } ds_offload;
 
 typedef struct ds_compile_opts {
-    ds_precision precision; /* of matrix products, attention and activations */
-    const char *loss;       /* differentiate this output; NULL = forward only */
-    bool accumulate;        /* gradients are added to "grad/NAME"; else written over it */
+    ds_precision precision;       /* of matrix products, attention and activations */
+    const char *loss;             /* differentiate this output; NULL = forward only */
+    bool accumulate;              /* gradients are added to "grad/NAME"; else written over it */
+    ds_quantisation quantisation; /* of products with parameters that are read by nothing else */
     ds_recompute recompute;
     ds_offload offload;       /* activations between forward and backward */
     const char *offload_path; /* folder for DS_OFFLOAD_FILE */

@@ -25,6 +25,11 @@ extern "C" {
 enum { DS_TRAIN_AUTO = -1 };
 #define DS_TRAIN_MOST_STEPS INT64_C(1000000000000000) /* no run has more */
 
+typedef enum ds_train_quantisation {
+    DS_TRAIN_QUANTISATION_NONE,
+    DS_TRAIN_QAT
+} ds_train_quantisation;
+
 typedef enum ds_train_architecture {
     DS_TRAIN_ARCHITECTURE_AUTO = DS_TRAIN_AUTO,
     DS_TRAIN_GPT2,
@@ -149,6 +154,11 @@ typedef struct ds_train_config {
         ds_train_offload offload;
         char *offload_path;
     } memory;
+    struct {
+        ds_train_quantisation mode;
+        ds_dtype dtype;       /* of the weights: DS_I8 */
+        ds_dtype activations; /* DS_I8, or DS_F32: as precision has them */
+    } quantization;
     struct {
         bool fused_attention, fuse;
     } kernels;

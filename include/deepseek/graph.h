@@ -62,6 +62,7 @@ typedef struct ds_init {
     ds_init_kind kind;
     float value;   /* fill: the value; normal: standard deviation; uniform: half-width */
     bool no_decay; /* weight decay leaves it alone (biases, norms) */
+    bool in_parts; /* written bit by bit, hardly ever all of it: only parts in use take memory */
 } ds_init;
 
 #define DS_INIT_ZEROS         ((ds_init){.kind = DS_FILL, .no_decay = true})
@@ -188,7 +189,8 @@ typedef struct ds_matmul_opts {
 } ds_matmul_opts;
 
 /* a: [..., m, k]   b: [..., k, n], or [k, n] for all of a's leading axes. Returns [..., m, n].
- * Sums in f32 (i32 for i8 operands, whose result is i32). */
+ * Sums in f32 (i32 for i8 operands, whose result is i32). Floats may differ in dtype: the result
+ * has a's. */
 DS_API ds_node *ds_graph_matmul(ds_graph *g, ds_node *a, ds_node *b, ds_matmul_opts opts);
 
 /* Row block e of x times matrix e: x [rows, k], w [experts, k, n] (or [experts, n, k] if
@@ -317,6 +319,21 @@ DS_API ds_node *ds_graph_conv2d(ds_graph *g, ds_node *x, ds_node *weight, ds_nod
 DS_API ds_node *ds_graph_quantise(ds_graph *g, ds_node *x, ds_node *scale);
 /* q · scale in `dtype`; q is i8 or i32. */
 DS_API ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype dtype);
+
+typedef struct ds_quantised_matmul_opts {
+    int64_t group;   /* columns that share a scale, a multiple of 8 for i32; 0 = all */
+    bool int8_input; /* x is quantised as well, each row with its largest magnitude / 127 as scale */
+} ds_quantised_matmul_opts;
+
+/* x · Wᵀ, where W [out, in] is codes · scale.
+ *   x: floats [..., in]
+ *   codes: i8 [out, in]; or i32 [out, ⌈in/8⌉], eight columns of four bits in a word, the first in
+ *          its lowest bits, each with 8 added (as in files of compressed-tensors)
+ *   scale: floats [out, ⌈in/group⌉]
+ * int8_input wants i8 codes and one scale a row. Returns [..., out], dtype of x. Not
+ * differentiable. */
+DS_API ds_node *ds_graph_quantised_matmul(ds_graph *g, ds_node *x, ds_node *codes, ds_node *scale,
+                                          ds_quantised_matmul_opts opts);
 /* dequantise(quantise(x)), gradient passed straight through where x was not clamped
  * (Jacob et al. 2018). */
 DS_API ds_node *ds_graph_fake_quantise(ds_graph *g, ds_node *x, ds_node *scale);

@@ -78,6 +78,7 @@ typedef struct ds_model_config {
     float router_loss_weight;     /* of the load-balancing loss */
     int64_t type_vocab_size;      /* BERT: segments */
     int64_t bos_token, eos_token; /* -1: none */
+    bool int8_inputs; /* the files' weights are 8 bits for products with inputs of 8 bits */
 } ds_model_config;
 
 typedef struct ds_model_preset_info {
@@ -91,8 +92,8 @@ DS_API ds_status ds_model_preset(const char *name, ds_model_config *out);
 /* The i-th preset, NULL past the last; static. */
 DS_API const ds_model_preset_info *ds_model_preset_at(size_t i);
 
-/* Hugging Face config.json: a file, or the folder that holds it; or the header of a llama2.c .bin.
- * Unknown architectures and missing keys are named. */
+/* Hugging Face config.json: a file, or the folder that holds it; or the header of a llama2.c .bin
+ * or of a .gguf. Unknown architectures and missing keys are named. */
 DS_API ds_status ds_model_config_load(const char *path, ds_model_config *out);
 /* The same as text, the caller's to free(); NULL when out of memory. */
 DS_API char *ds_model_config_json(const ds_model_config *config);
@@ -103,9 +104,11 @@ DS_API const char *ds_architecture_name(ds_architecture architecture);
 
 /* Reads a trained model's parameters into a state that has them declared (ds_state_declare, or a
  * compiled program). path: a folder with model.safetensors (or its index and shards), such a file,
- * or a llama2.c .bin. f32, bf16 and f16 tensors are read; so are the older names that published
- * checkpoints bear, and tied projections under either name. A tensor missing, left over or of
- * another shape is named, and then the state is as before. */
+ * a llama2.c .bin, or a .gguf. f32, bf16 and f16 tensors are read, and the quantised ones of GGUF
+ * (Q4_0 to Q8_0, Q2_K to Q6_K); so are the older names that published checkpoints bear, and tied
+ * projections under either name. A BERT without heads may be given to a state without their
+ * parameters. A tensor missing, left over or of another shape is named, and then the state is as
+ * before. */
 DS_API ds_status ds_model_load(const char *path, const ds_model_config *config, ds_state *state);
 
 /* Number of trained numbers; 0 if the configuration is invalid. */
@@ -135,6 +138,12 @@ DS_API void ds_model_build_packed(ds_graph *g, const ds_model_config *config, in
 /* A graph that gives logits of whole sequences. Inputs as in training, without labels. Output
  * "logits" f32 [batch, seq_len, vocab_size]. */
 DS_API void ds_model_build_logits(ds_graph *g, const ds_model_config *config, int64_t batch,
+                                  int64_t seq_len);
+
+/* A graph that gives what the last layer makes of whole sequences, for embeddings. Inputs "tokens"
+ * i32 [batch, seq_len] and "lengths" i32 [batch]: tokens past them are padding, which no other
+ * token sees. Output "hidden" f32 [batch, seq_len, hidden_size]. */
+DS_API void ds_model_build_hidden(ds_graph *g, const ds_model_config *config, int64_t batch,
                                   int64_t seq_len);
 
 /* One step of generation with a key-value cache. Inputs: "tokens" i32 [batch, n_tokens], "start"

@@ -9,11 +9,13 @@
  *     free(ids);
  *     ds_tokenizer_free(tok);
  *
- * The model is byte-pair encoding (Sennrich et al. 2016): a word begins as single bytes (GPT-2,
- * Llama 3, DeepSeek) or characters (Llama 2), and the pair of neighbours that was learned first is
- * joined, again and again, until no learned pair is left. The format is Hugging Face's
- * tokenizer.json. Text is bytes: what is not UTF-8 is encoded all the same where the vocabulary has
- * a token for every byte, and comes back as it was.
+ * Three models are known. Byte-pair encoding (Sennrich et al. 2016): a word begins as single bytes
+ * (GPT-2, Llama 3, DeepSeek) or characters (Llama 2), and the pair of neighbours that was learned
+ * first is joined, again and again, until no learned pair is left. WordPiece (BERT): a word is cut
+ * into the longest pieces there are, from its beginning on. Unigram (T5, SentencePiece; Kudo 2018):
+ * a text is cut into the likeliest sequence of pieces. The format is Hugging Face's tokenizer.json.
+ * Text is bytes: what is not UTF-8 is encoded all the same where the vocabulary has a token for
+ * every byte, and comes back as it was.
  */
 #ifndef DEEPSEEK_TOKENIZER_H
 #define DEEPSEEK_TOKENIZER_H
@@ -33,11 +35,12 @@ typedef struct ds_tokenizer ds_tokenizer;
 /* ---- Loading and saving ------------------------------------------------------------------- */
 
 /* Reads a tokenizer: a tokenizer.json, or a folder that holds one (there tokenizer_config.json, if
- * present, names the tokens that begin and end a text), or GPT-2's pair encoder.json/vocab.json +
- * vocab.bpe/merges.txt (give the folder, or the first file: the second is looked for beside it), or
- * llama2.c's tokenizer .bin. Free with ds_tokenizer_free.
+ * present, names the tokens that begin and end a text); SentencePiece's .model; the vocabulary of a
+ * .gguf; BERT's vocab.txt (with tokenizer_config.json beside it); GPT-2's pair
+ * encoder.json/vocab.json + vocab.bpe/merges.txt (give the folder, or the first file: the second is
+ * looked for beside it); or llama2.c's tokenizer .bin. Free with ds_tokenizer_free.
  * DS_NOT_FOUND, DS_IO; DS_CORRUPT names what is wrong in the file; DS_UNSUPPORTED names the part
- * (another model than BPE, a pre-tokenizer unknown here). */
+ * (a model or pre-tokenizer that is unknown here). */
 DS_API ds_status ds_tokenizer_load(const char *path, ds_tokenizer **out);
 
 /* The same from the bytes of a tokenizer.json, which are copied. */
@@ -61,6 +64,13 @@ DS_API ds_status ds_tokenizer_encode(const ds_tokenizer *tok, const char *text, 
  * who must not be able to end a turn or begin one. */
 DS_API ds_status ds_tokenizer_encode_plain(const ds_tokenizer *tok, const char *text, size_t length,
                                            int32_t **ids, size_t *n);
+
+/* As ds_tokenizer_encode, with the marks that the model expects around a text ("[CLS]" … "[SEP]",
+ * "<s>" …) as the tokenizer's post-processor says; a tokenizer without one puts none. most: tokens,
+ * marks included; of a longer text the end is left out; 0: all are given. DS_INVALID if the marks
+ * alone are more. */
+DS_API ds_status ds_tokenizer_encode_marked(const ds_tokenizer *tok, const char *text,
+                                            size_t length, size_t most, int32_t **ids, size_t *n);
 
 /* Ids to the bytes they stand for, special tokens by their names. *text: *length bytes and a zero
  * byte, the caller's to free(). An id outside [0, vocab_size) is DS_INVALID; one in a gap of the

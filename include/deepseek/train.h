@@ -14,6 +14,7 @@
 #ifndef DEEPSEEK_TRAIN_H
 #define DEEPSEEK_TRAIN_H
 
+#include "deepseek/comm.h"
 #include "deepseek/compile.h"
 #include "deepseek/config.h"
 #include "deepseek/models.h"
@@ -27,6 +28,11 @@ typedef struct ds_trainer ds_trainer;
 typedef struct ds_trainer_opts {
     int progress_fd; /* where progress is shown; -1: nowhere */
     bool plan_only;  /* everything is checked and planned, no memory is taken (--dry-run) */
+    /* The ranks that train together, each on its share of every batch (data parallelism); NULL: one
+     * alone. Borrowed. The configuration must be resolved for as many (ds_train_config_load_ranks).
+     * Calls of new and run are those of all ranks; rank 0 writes the run folder. Where a rank
+     * fails, the communicator is aborted, and the others fail with its reason. */
+    ds_comm *comm;
     /* As in ds_compile_opts, for the training program. */
     void (*on_stage)(const char *stage, const ds_graph *g, void *context);
     void (*on_plan)(const ds_program *program, void *context);

@@ -32,6 +32,8 @@ typedef struct ds_backend_ops {
     void (*close)(ds_backend *b);
     ds_status (*alloc)(ds_backend *b, ds_space space, size_t size_bytes, void **out);
     void (*release)(ds_backend *b, ds_space space, void *memory, size_t size_bytes);
+    /* Fresh device memory of which only what is written shall take room. NULL: all does. */
+    void (*use_in_parts)(ds_backend *b, void *memory, size_t size_bytes);
     ds_status (*copy)(ds_backend *b, ds_copy kind, void *to, const void *from, size_t size_bytes,
                       ds_stream *stream);
     ds_status (*stream_new)(ds_backend *b, ds_stream **out);
@@ -48,6 +50,7 @@ typedef struct ds_backend_ops {
     const ds_kernel *(*find_kernel)(ds_backend *b, const ds_node *node);
     /* The backend's own rewrites, after all other passes; NULL: none. */
     ds_graph *(*lower)(ds_backend *b, const ds_graph *g);
+    bool reads_host_memory; /* kernels may be given any memory of this process */
 } ds_backend_ops;
 
 struct ds_backend {
@@ -65,6 +68,7 @@ extern const ds_kernel ds_kernel_reference;
 /* host.c: alloc, copy, streams and events of backends whose device memory is host memory. */
 ds_status ds_host_alloc(ds_backend *b, ds_space space, size_t size_bytes, void **out);
 void ds_host_release(ds_backend *b, ds_space space, void *memory, size_t size_bytes);
+void ds_host_use_in_parts(ds_backend *b, void *memory, size_t size_bytes);
 ds_status ds_host_copy(ds_backend *b, ds_copy kind, void *to, const void *from, size_t size_bytes,
                        ds_stream *stream);
 ds_status ds_host_stream_new(ds_backend *b, ds_stream **out);

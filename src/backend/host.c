@@ -20,6 +20,11 @@ void ds_host_release(ds_backend *b, ds_space space, void *memory, size_t size_by
     ds_pages_free(memory, size_bytes);
 }
 
+void ds_host_use_in_parts(ds_backend *b, void *memory, size_t size_bytes) {
+    (void)b;
+    ds_pages_keep_small(memory, size_bytes);
+}
+
 ds_status ds_host_copy(ds_backend *b, ds_copy kind, void *to, const void *from, size_t size_bytes,
                        ds_stream *stream) {
     (void)b, (void)kind, (void)stream;

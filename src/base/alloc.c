@@ -63,6 +63,11 @@ void *ds_pages_alloc(size_t size_bytes) {
     return p;
 }
 
+void ds_pages_keep_small(void *pages, size_t size_bytes) {
+    if (pages && size_bytes >= (size_t)4 << 20)
+        madvise(pages, size_bytes, MADV_NOHUGEPAGE);
+}
+
 void ds_pages_free(void *pages, size_t size_bytes) {
     if (pages)
         munmap(pages, size_bytes ? size_bytes : 1);

@@ -20,5 +20,8 @@ void *ds_grow(void *array, size_t *capacity, size_t need, size_t size_bytes);
  * Release with ds_pages_free and the same size. */
 void *ds_pages_alloc(size_t size_bytes);
 void ds_pages_free(void *pages, size_t size_bytes);
+/* Fresh pages shall be small ones: where a little is written here and there, a huge page takes room
+ * for all that lies between. */
+void ds_pages_keep_small(void *pages, size_t size_bytes);
 
 #endif

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/md5.h"
+#include "base/verified.h"
 
 /* "step-00000200" → 200; -1 for any other name, unfinished ones included. */
 static int64_t step_of(const char *name) {
@@ -129,9 +130,25 @@ static const char *const required[] = {"model.safetensors", "optimizer.safetenso
                                        "trainer.json"};
 enum { N_REQUIRED = sizeof required / sizeof *required };
 
+/* The file has the sum that MD5SUMS says. */
+static ds_status verify_file(const char *file, const char *wanted, ds_verify which) {
+    char md5[DS_MD5_HEX];
+    if (which == DS_VERIFY_CHANGED && ds_verified_knows(file, wanted))
+        return DS_OK;
+    DS_TRY(ds_md5_of_file(file, md5));
+    if (strcmp(md5, wanted) != 0)
+        return ds_fail(DS_CORRUPT,
+                       "%s: its MD5 sum is %s, %s says %s: the file was changed or torn", file, md5,
+                       DS_CHECKPOINT_SUMS, wanted);
+    if (which == DS_VERIFY_CHANGED)
+        ds_verified_note(file, wanted);
+    return DS_OK;
+}
+
 /* partial: a file that is not there is no fault. */
-static ds_status verify_line(const char *path, char *line, bool partial, unsigned *seen) {
-    char file[PATH_MAX], md5[DS_MD5_HEX];
+static ds_status verify_line(const char *path, char *line, ds_verify which, bool partial,
+                             unsigned *seen) {
+    char file[PATH_MAX];
     if (strlen(line) < DS_MD5_HEX + 2 || line[DS_MD5_HEX - 1] != ' ')
         return ds_fail(DS_CORRUPT, "%s/%s: the line \"%.60s\" is not `sum  file`", path,
                        DS_CHECKPOINT_SUMS, line);
@@ -143,31 +160,27 @@ static ds_status verify_line(const char *path, char *line, bool partial, unsigne
     snprintf(file, sizeof file, "%s/%s", path, name);
     if (partial && !ds_file_exists(file))
         return DS_OK;
-    DS_TRY(ds_md5_of_file(file, md5));
-    if (strcmp(md5, line) != 0)
-        return ds_fail(DS_CORRUPT,
-                       "%s: its MD5 sum is %s, %s says %s: the file was changed or torn", file, md5,
-                       DS_CHECKPOINT_SUMS, line);
+    DS_TRY(verify_file(file, line, which));
     for (int i = 0; i < N_REQUIRED; i++)
         if (strcmp(name, required[i]) == 0)
             *seen |= 1u << i;
     return DS_OK;
 }
 
-static ds_status verify_lines(const char *path, bool partial, unsigned *seen) {
+static ds_status verify_lines(const char *path, ds_verify which, bool partial, unsigned *seen) {
     char *sums = NULL, *rest = NULL;
     DS_TRY(ds_checkpoint_read_file(path, DS_CHECKPOINT_SUMS, &sums));
     ds_status status = DS_OK;
     for (char *line = strtok_r(sums, "\n", &rest); line && status == DS_OK;
          line = strtok_r(NULL, "\n", &rest))
-        status = verify_line(path, line, partial, seen);
+        status = verify_line(path, line, which, partial, seen);
     free(sums);
     return status;
 }
 
-ds_status ds_checkpoint_verify(const char *path) {
+static ds_status verify_checkpoint(const char *path, ds_verify which) {
     unsigned seen = 0;
-    DS_TRY(verify_lines(path, false, &seen));
+    DS_TRY(verify_lines(path, which, false, &seen));
     for (int i = 0; i < N_REQUIRED; i++)
         if (!(seen >> i & 1u))
             return ds_fail(DS_CORRUPT, "%s/%s does not list %s", path, DS_CHECKPOINT_SUMS,
@@ -175,21 +188,25 @@ ds_status ds_checkpoint_verify(const char *path) {
     return DS_OK;
 }
 
-ds_status ds_checkpoint_verify_model(const char *path) {
+ds_status ds_checkpoint_verify(const char *path) {
+    return verify_checkpoint(path, DS_VERIFY_ALL);
+}
+
+ds_status ds_checkpoint_verify_model(const char *path, ds_verify which) {
     char sums[PATH_MAX];
     unsigned seen = 0;
     snprintf(sums, sizeof sums, "%s/%s", path, DS_CHECKPOINT_SUMS);
-    return ds_file_exists(sums) ? verify_lines(path, true, &seen) : DS_OK;
+    return ds_file_exists(sums) ? verify_lines(path, which, true, &seen) : DS_OK;
 }
 
-ds_status ds_checkpoint_find(const char *folder, char path[PATH_MAX]) {
+ds_status ds_checkpoint_find(const char *folder, ds_verify which, char path[PATH_MAX]) {
     int64_t *steps = NULL;
     size_t n = 0;
     DS_TRY(list_steps(folder, &steps, &n));
     ds_status status = DS_NOT_FOUND;
     for (size_t i = 0; i < n && status != DS_OK; i++) {
         path_of(folder, steps[i], path);
-        status = ds_checkpoint_verify(path);
+        status = verify_checkpoint(path, which);
         if (status != DS_OK)
             ds_log(DS_LOG_WARN, "passing over a damaged checkpoint: %s", ds_error());
     }

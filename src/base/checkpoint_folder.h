@@ -12,13 +12,19 @@
 /* Checks every sum of MD5SUMS and that all files of a checkpoint are listed. DS_CORRUPT or
  * DS_NOT_FOUND name the file. */
 ds_status ds_checkpoint_verify(const char *path);
+/* Which sums are worth reading files for. */
+typedef enum ds_verify {
+    DS_VERIFY_ALL,
+    DS_VERIFY_CHANGED, /* those of files that changed since they were last found right */
+} ds_verify;
+
 /* As much as can be said of any model's folder: the sum of every file that is there and is listed.
  * DS_OK where there is no MD5SUMS. */
-ds_status ds_checkpoint_verify_model(const char *path);
+ds_status ds_checkpoint_verify_model(const char *path, ds_verify which);
 
 /* The newest checkpoint below folder that verifies. Each one that does not is reported to the log
  * (base/log.h) and passed over. DS_NOT_FOUND when there is none. */
-ds_status ds_checkpoint_find(const char *folder, char path[PATH_MAX]);
+ds_status ds_checkpoint_find(const char *folder, ds_verify which, char path[PATH_MAX]);
 
 /* The step of the newest checkpoint below folder and its path, verified or not; -1: there is none.
  */

@@ -21,4 +21,9 @@ extern const size_t ds_safetensors_n_types;
 ds_status ds_safetensors_from_memory(const unsigned char *data, size_t size, const char *path,
                                      ds_safetensors **out);
 
+/* The tensor of this name, borrowed; NULL if there is none, or of a type that is not supported.
+ * Unlike ds_safetensors_find it leaves no message, which takes far longer than the search: for
+ * names that need not be there. */
+const ds_safetensor *ds_safetensors_look_up(const ds_safetensors *file, const char *name);
+
 #endif

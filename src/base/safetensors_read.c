@@ -401,18 +401,28 @@ static ds_status not_found(const ds_safetensors *f, const char *name) {
                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
-ds_status ds_safetensors_find(const ds_safetensors *f, const char *name,
-                              const ds_safetensor **out) {
-    *out = NULL;
+static const ds_safetensor *search(const ds_safetensors *f, const char *name) {
     const ds_safetensor wanted = {.name = name}, *key = &wanted;
     const ds_safetensor *const *found =
         bsearch(&key, f->by_name, f->n_tensors, sizeof *f->by_name, by_name);
-    if (!found)
+    return found ? *found : NULL;
+}
+
+const ds_safetensor *ds_safetensors_look_up(const ds_safetensors *f, const char *name) {
+    const ds_safetensor *t = search(f, name);
+    return t && t->dtype != DS_DTYPES ? t : NULL;
+}
+
+ds_status ds_safetensors_find(const ds_safetensors *f, const char *name,
+                              const ds_safetensor **out) {
+    *out = NULL;
+    const ds_safetensor *t = search(f, name);
+    if (!t)
         return not_found(f, name);
-    if ((*found)->dtype == DS_DTYPES)
-        return ds_fail(DS_UNSUPPORTED, "%s: %s: elements of %s are not supported", (*found)->path,
-                       name, (*found)->dtype_name);
-    *out = *found;
+    if (t->dtype == DS_DTYPES)
+        return ds_fail(DS_UNSUPPORTED, "%s: %s: elements of %s are not supported", t->path, name,
+                       t->dtype_name);
+    *out = t;
     return DS_OK;
 }
 

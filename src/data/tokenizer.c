@@ -54,6 +54,13 @@ uint32_t ds_utf8_char(const char *text, size_t *length) {
     return c;
 }
 
+size_t ds_utf8_length(const char *text, size_t n) {
+    size_t length = 1;
+    if ((unsigned char)text[0] >= 0x80 && ds_utf8_valid(text, n < 4 ? n : 4) > 0)
+        (void)ds_utf8_char(text, &length);
+    return length;
+}
+
 uint64_t ds_bytes_hash(const char *bytes, size_t n) {
     uint64_t h = n * UINT64_C(0x9e3779b97f4a7c15), part = 0;
     for (; n > 8; bytes += 8, n -= 8) {
@@ -119,7 +126,10 @@ void ds_tokenizer_free(ds_tokenizer *tok) {
     ds_scratch_free(tok->idle);
     for (size_t i = 0; i < tok->n_splits; i++)
         pcre2_code_free(tok->splits[i].code);
+    for (size_t i = 0; i < tok->n_normalisers; i++)
+        pcre2_code_free(tok->normalisers[i].code);
     ds_pair_map_free(&tok->merges);
+    ds_piece_trie_free(&tok->pieces);
     free(tok->tokens);
     free(tok->name_slots);
     free(tok->normalisers);

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -14,6 +13,7 @@
 #define CACHE_BITS       14
 #define CACHE_WORD_BYTES 30
 #define CACHE_WORD_IDS   8
+#define UNIGRAM_LIMIT    (1 << 30) /* places in a text are 32 bits */
 
 typedef struct cached_word {
     uint8_t length, n; /* length 0: empty */
@@ -25,6 +25,7 @@ struct ds_scratch {
     ds_scratch *next;
     ds_matcher matcher;
     ds_merger merger;
+    ds_lattice lattice;
     int32_t *symbols;
     size_t symbol_capacity;
     cached_word *cache; /* [1 << CACHE_BITS] */
@@ -46,6 +47,7 @@ void ds_scratch_free(ds_scratch *scratch) {
         ds_scratch *next = scratch->next;
         ds_matcher_free(&scratch->matcher);
         ds_merger_free(&scratch->merger);
+        free(scratch->lattice.nodes);
         free(scratch->symbols);
         free(scratch->cache);
         free(scratch);
@@ -142,9 +144,7 @@ static ds_status symbols_of_word(encoding *e, const char *word, size_t n, int32_
         return DS_OK;
     }
     for (size_t i = 0, length = 0; i < n; i += length) {
-        length = 1;
-        if (ds_utf8_valid(word + i, n - i < 4 ? n - i : 4) > 0)
-            (void)ds_utf8_char(word + i, &length);
+        length = ds_utf8_length(word + i, n - i);
         const int32_t id = ds_tokenizer_find_name(tok, word + i, length);
         if (id >= 0)
             symbols[(*count)++] = id;
@@ -167,14 +167,8 @@ static int32_t whole_word(const ds_tokenizer *tok, const char *word, size_t n) {
     return ds_tokenizer_find_name(tok, name, length);
 }
 
-static ds_status merge_word(encoding *e, const char *word, size_t n, size_t *count) {
+static ds_status bpe_word(encoding *e, const char *word, size_t n, size_t *count) {
     ds_scratch *s = e->scratch;
-    if (n > s->symbol_capacity) {
-        int32_t *grown = ds_grow(s->symbols, &s->symbol_capacity, n, sizeof *grown);
-        if (!grown)
-            return DS_OUT_OF_MEMORY;
-        s->symbols = grown;
-    }
     if (e->tok->ignore_merges) {
         s->symbols[0] = whole_word(e->tok, word, n);
         *count = 1;
@@ -185,19 +179,69 @@ static ds_status merge_word(encoding *e, const char *word, size_t n, size_t *cou
     return ds_merge(&e->tok->merges, &s->merger, s->symbols, count);
 }
 
+static ds_status wordpiece_word(encoding *e, const char *word, size_t n, size_t *count) {
+    if (ds_wordpiece_encode(e->tok, word, n, e->scratch->symbols, count))
+        return DS_OK;
+    if (e->tok->unknown < 0)
+        return no_token(word, n);
+    e->scratch->symbols[0] = e->tok->unknown;
+    *count = 1;
+    return DS_OK;
+}
+
+typedef struct piece_sink {
+    const encoding *e;
+    size_t *count;
+} piece_sink;
+
+static ds_status put_piece(void *context, const char *piece, size_t n, int32_t id) {
+    const piece_sink *sink = context;
+    int32_t *symbols = sink->e->scratch->symbols;
+    if (id < 0)
+        return put_foreign(sink->e, piece, n, symbols, sink->count);
+    symbols[(*sink->count)++] = id;
+    return DS_OK;
+}
+
+static ds_status unigram_word(encoding *e, const char *word, size_t n, size_t *count) {
+    if (n > UNIGRAM_LIMIT)
+        return ds_fail(DS_UNSUPPORTED, "a stretch of %zu bytes without a word boundary; at most %d",
+                       n, UNIGRAM_LIMIT);
+    piece_sink sink = {.e = e, .count = count};
+    *count = 0;
+    return ds_unigram_encode(e->tok, &e->scratch->lattice, word, n, put_piece, &sink);
+}
+
+/* Tokens of a word into the scratch's symbols; none has more than bytes. */
+static ds_status tokens_of_word(encoding *e, const char *word, size_t n, size_t *count) {
+    static ds_status (*const models[])(encoding *, const char *, size_t, size_t *) = {
+        [DS_TOKENS_BPE] = bpe_word,
+        [DS_TOKENS_WORDPIECE] = wordpiece_word,
+        [DS_TOKENS_UNIGRAM] = unigram_word,
+    };
+    ds_scratch *s = e->scratch;
+    if (n > s->symbol_capacity) {
+        int32_t *grown = ds_grow(s->symbols, &s->symbol_capacity, n, sizeof *grown);
+        if (!grown)
+            return DS_OUT_OF_MEMORY;
+        s->symbols = grown;
+    }
+    return models[e->tok->model](e, word, n, count);
+}
+
 static ds_status encode_word(void *context, const char *word, size_t n) {
     encoding *e = context;
     size_t count = 0;
     if (n == 0)
         return DS_OK;
     if (n > CACHE_WORD_BYTES) {
-        DS_TRY(merge_word(e, word, n, &count));
+        DS_TRY(tokens_of_word(e, word, n, &count));
         return put_ids(e, e->scratch->symbols, count);
     }
     cached_word *c = &e->scratch->cache[ds_bytes_hash(word, n) >> (64 - CACHE_BITS)];
     if (c->length == n && memcmp(c->word, word, n) == 0)
         return put_ids(e, c->ids, c->n);
-    DS_TRY(merge_word(e, word, n, &count));
+    DS_TRY(tokens_of_word(e, word, n, &count));
     if (count <= CACHE_WORD_IDS) {
         c->length = (uint8_t)n;
         c->n = (uint8_t)count;
@@ -205,76 +249,6 @@ static ds_status encode_word(void *context, const char *word, size_t n) {
         memcpy(c->ids, e->scratch->symbols, count * sizeof *c->ids);
     }
     return put_ids(e, e->scratch->symbols, count);
-}
-
-/* ---- Normalising -------------------------------------------------------------------------- */
-
-static ds_status replace_all(const ds_normaliser *step, const char *text, size_t n, ds_text *out) {
-    while (n > 0) {
-        const char *hit = memmem(text, n, step->from, step->from_length);
-        const size_t run = hit ? (size_t)(hit - text) : n;
-        ds_text_append(out, text, run);
-        if (!hit)
-            break;
-        ds_text_append(out, step->to, step->to_length);
-        text += run + step->from_length;
-        n -= run + step->from_length;
-    }
-    return DS_OK;
-}
-
-/* Unicode normalisation of the valid stretches; other bytes pass as they are. */
-static ds_status normalise_unicode(const ds_normaliser *step, const char *text, size_t n,
-                                   ds_text *out) {
-    while (n > 0) {
-        const size_t valid = ds_utf8_valid(text, n);
-        if (valid > 0) {
-            utf8proc_uint8_t *mapped = NULL;
-            const utf8proc_ssize_t length =
-                utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)valid, &mapped,
-                             (utf8proc_option_t)step->unicode);
-            if (length < 0)
-                return ds_fail(DS_OUT_OF_MEMORY, "normalising text: %s", utf8proc_errmsg(length));
-            ds_text_append(out, (const char *)mapped, (size_t)length);
-            free(mapped);
-        } else {
-            ds_text_append(out, text, 1);
-        }
-        text += valid > 0 ? valid : 1;
-        n -= valid > 0 ? valid : 1;
-    }
-    return DS_OK;
-}
-
-static ds_status normalise_step(const ds_normaliser *step, const char *text, size_t n,
-                                ds_text *out) {
-    switch (step->kind) {
-    case DS_NORMALISE_PREPEND:
-        if (n > 0)
-            ds_text_append(out, step->to, step->to_length);
-        ds_text_append(out, text, n);
-        break;
-    case DS_NORMALISE_REPLACE: DS_TRY(replace_all(step, text, n, out)); break;
-    case DS_NORMALISE_UNICODE: DS_TRY(normalise_unicode(step, text, n, out)); break;
-    }
-    return out->poisoned ? DS_OUT_OF_MEMORY : DS_OK;
-}
-
-ds_status ds_tokenizer_normalise(const ds_tokenizer *tok, const char *text, size_t n,
-                                 ds_text *out) {
-    ds_text now = {0};
-    ds_text_append(&now, text, n);
-    ds_status status = now.poisoned ? DS_OUT_OF_MEMORY : DS_OK;
-    for (size_t i = 0; i < tok->n_normalisers && status == DS_OK; i++) {
-        ds_text next = {0};
-        status = normalise_step(&tok->normalisers[i], now.data, now.length, &next);
-        ds_text_clear(&now);
-        now = next;
-    }
-    if (status == DS_OK)
-        ds_text_append(out, now.data ? now.data : "", now.length);
-    ds_text_clear(&now);
-    return out->poisoned ? DS_OUT_OF_MEMORY : status;
 }
 
 /* ---- The whole text ----------------------------------------------------------------------- */
@@ -325,7 +299,7 @@ static ds_status encode_raw_stretch(encoding *e, const char *text, size_t n) {
     if (e->tok->n_normalisers == 0)
         return encode_around(e, &e->tok->normalised, text, n, encode_stretch);
     ds_text normal = {0};
-    ds_status status = ds_tokenizer_normalise(e->tok, text, n, &normal);
+    ds_status status = ds_tokenizer_normalise(e->tok, &e->scratch->matcher, text, n, &normal);
     if (status == DS_OK && normal.length > 0)
         status = encode_around(e, &e->tok->normalised, normal.data, normal.length, encode_stretch);
     ds_text_clear(&normal);
@@ -362,4 +336,30 @@ ds_status ds_tokenizer_encode(const ds_tokenizer *tok, const char *text, size_t 
 ds_status ds_tokenizer_encode_plain(const ds_tokenizer *tok, const char *text, size_t length,
                                     int32_t **ids, size_t *n) {
     return encode(tok, text, length, true, ids, n);
+}
+
+ds_status ds_tokenizer_encode_marked(const ds_tokenizer *tok, const char *text, size_t length,
+                                     size_t most, int32_t **ids, size_t *n) {
+    int32_t *bare = NULL;
+    size_t n_bare = 0;
+    const ds_marks *m = &tok->marks;
+    const size_t n_marks = m->n_before + m->n_after;
+    *ids = NULL;
+    *n = 0;
+    if (most > 0 && most < n_marks)
+        return ds_fail(DS_INVALID, "%zu tokens do not hold the %zu marks around a text", most,
+                       n_marks);
+    DS_TRY(encode(tok, text, length, false, &bare, &n_bare));
+    if (most > 0 && n_bare > most - n_marks)
+        n_bare = most - n_marks;
+    int32_t *all = ds_malloc((n_bare + n_marks + 1) * sizeof *all);
+    if (all) {
+        memcpy(all, m->before, m->n_before * sizeof *all);
+        memcpy(all + m->n_before, bare, n_bare * sizeof *all);
+        memcpy(all + m->n_before + n_bare, m->after, m->n_after * sizeof *all);
+        *ids = all;
+        *n = n_bare + n_marks;
+    }
+    free(bare);
+    return all ? DS_OK : DS_OUT_OF_MEMORY;
 }

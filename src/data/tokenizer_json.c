@@ -1,318 +1,20 @@
-/* A Hugging Face tokenizer.json into tables. The file describes a pipeline of parts by name; each
- * part that is understood has a reader in a table below, and any other is refused by name rather
- * than passed over, because a tokenizer that is almost right ruins a model silently. */
-#include "data/tokenizer.h"
+/* A Hugging Face tokenizer.json into tables: the vocabulary and the model that uses it. The
+ * pipeline around them is read by tokenizer_parts.c. */
+#include "data/tokenizer_json.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/alloc.h"
 #include "base/error.h"
 
-#define NESTING_LIMIT 8 /* sequences within sequences */
-
-typedef struct loading {
-    ds_tokenizer *tok;
-    bool decode_byte_level, decode_byte_fallback;
-    const char *decode_from, *decode_to; /* NULL: no replacement */
-} loading;
-
-typedef ds_status part_fn(loading *l, json_t *part, int depth);
-
-typedef struct part_reader {
-    const char *type;
-    part_fn *read;
-} part_reader;
-
-/* ---- Values ------------------------------------------------------------------------------- */
-
-static bool get_bool(json_t *object, const char *key, bool otherwise) {
-    json_t *v = json_object_get(object, key);
-    return json_is_boolean(v) ? json_is_true(v) : otherwise;
-}
-
-/* The string under key, copied to the arena; NULL when there is none. */
-static const char *get_string(loading *l, json_t *object, const char *key, size_t *length) {
-    json_t *v = json_object_get(object, key);
-    if (!json_is_string(v))
-        return NULL;
-    *length = json_string_length(v);
-    return ds_arena_copy(l->tok->arena, json_string_value(v), *length + 1);
-}
-
-static ds_status read_part(loading *l, json_t *part, const char *what, const part_reader *readers,
-                           size_t n, int depth) {
-    if (!part || json_is_null(part))
-        return DS_OK;
-    const char *type = json_string_value(json_object_get(part, "type"));
-    if (!type)
-        return ds_fail(DS_CORRUPT, "\"%s\" should be an object with a \"type\"", what);
-    if (depth > NESTING_LIMIT)
-        return ds_fail(DS_CORRUPT, "\"%s\" is nested more than %d deep", what, NESTING_LIMIT);
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(readers[i].type, type) == 0)
-            return readers[i].read(l, part, depth);
-    return ds_fail(DS_UNSUPPORTED, "\"%s\" of type \"%s\" is not supported", what, type);
-}
-
-/* ---- Normalisers -------------------------------------------------------------------------- */
-
-static ds_status add_normaliser(loading *l, ds_normaliser step) {
-    ds_tokenizer *tok = l->tok;
-    ds_normaliser *grown =
-        ds_grow(tok->normalisers, &tok->normaliser_capacity, tok->n_normalisers + 1, sizeof *grown);
-    if (!grown)
-        return DS_OUT_OF_MEMORY;
-    tok->normalisers = grown;
-    tok->normalisers[tok->n_normalisers++] = step;
-    return DS_OK;
-}
-
-static ds_status normaliser_prepend(loading *l, json_t *part, int depth) {
-    (void)depth;
-    ds_normaliser step = {.kind = DS_NORMALISE_PREPEND};
-    step.to = get_string(l, part, "prepend", &step.to_length);
-    if (!step.to)
-        return ds_fail(DS_CORRUPT, "the normalizer Prepend has no string \"prepend\"");
-    return add_normaliser(l, step);
-}
-
-static ds_status normaliser_replace(loading *l, json_t *part, int depth) {
-    (void)depth;
-    ds_normaliser step = {.kind = DS_NORMALISE_REPLACE};
-    step.from = get_string(l, json_object_get(part, "pattern"), "String", &step.from_length);
-    step.to = get_string(l, part, "content", &step.to_length);
-    if (!step.from || step.from_length == 0 || !step.to)
-        return ds_fail(DS_UNSUPPORTED,
-                       "the normalizer Replace needs a \"pattern\" with a \"String\" "
-                       "and a \"content\"; patterns are not supported there");
-    return add_normaliser(l, step);
-}
-
-static ds_status normaliser_unicode(loading *l, json_t *part, int depth) {
-    (void)depth;
-    static const struct {
-        const char *type;
-        int options;
-    } forms[] = {
-        {"NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE},
-        {"NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE},
-        {"NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
-        {"NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT},
-    };
-    const char *type = json_string_value(json_object_get(part, "type"));
-    ds_normaliser step = {.kind = DS_NORMALISE_UNICODE};
-    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
-        if (strcmp(forms[i].type, type) == 0)
-            step.unicode = forms[i].options;
-    return add_normaliser(l, step);
-}
-
-static part_fn normaliser_sequence;
-
-static const part_reader normaliser_readers[] = {
-    {"Sequence", normaliser_sequence}, {"Prepend", normaliser_prepend},
-    {"Replace", normaliser_replace},   {"NFC", normaliser_unicode},
-    {"NFD", normaliser_unicode},       {"NFKC", normaliser_unicode},
-    {"NFKD", normaliser_unicode},
-};
-#define N_NORMALISERS (sizeof normaliser_readers / sizeof *normaliser_readers)
-
-static ds_status normaliser_sequence(loading *l, json_t *part, int depth) {
-    size_t i;
-    json_t *item;
-    json_array_foreach(json_object_get(part, "normalizers"), i, item)
-        DS_TRY(read_part(l, item, "normalizer", normaliser_readers, N_NORMALISERS, depth + 1));
-    return DS_OK;
-}
-
-/* ---- Pre-tokenizers ----------------------------------------------------------------------- */
-
-static ds_status add_split(loading *l, ds_split split) {
-    if (l->tok->n_splits == DS_SPLIT_STAGES) {
-        pcre2_code_free(split.code);
-        return ds_fail(DS_UNSUPPORTED, "\"pre_tokenizer\" has more than %d steps", DS_SPLIT_STAGES);
-    }
-    l->tok->splits[l->tok->n_splits++] = split;
-    return DS_OK;
-}
-
-static ds_status add_pattern(loading *l, const char *pattern, size_t length, ds_split_keep keep) {
-    ds_split split = {.kind = DS_SPLIT_REGEX, .keep = keep};
-    DS_TRY(ds_pattern_compile(pattern, length, "\"pre_tokenizer\"", &split.code));
-    return add_split(l, split);
-}
-
-static ds_status split_byte_level(loading *l, json_t *part, int depth) {
-    (void)depth;
-    l->tok->byte_level = true;
-    if (get_bool(part, "add_prefix_space", true))
-        DS_TRY(add_split(l, (ds_split){.kind = DS_SPLIT_PREFIX}));
-    if (get_bool(part, "use_regex", true))
-        DS_TRY(add_pattern(l, ds_gpt2_pattern, strlen(ds_gpt2_pattern), DS_KEEP_ALL));
-    return DS_OK;
-}
-
-static ds_status split_pattern(loading *l, json_t *part, int depth) {
-    (void)depth;
-    const char *behaviour = json_string_value(json_object_get(part, "behavior"));
-    const bool invert = get_bool(part, "invert", false);
-    ds_split_keep keep = DS_KEEP_ALL;
-    if (behaviour && strcmp(behaviour, "Removed") == 0)
-        keep = invert ? DS_KEEP_MATCHES : DS_KEEP_GAPS;
-    else if (!behaviour || strcmp(behaviour, "Isolated") != 0)
-        return ds_fail(DS_UNSUPPORTED,
-                       "the pre-tokenizer Split with the behavior \"%s\" is not "
-                       "supported, only Isolated and Removed",
-                       behaviour ? behaviour : "");
-    size_t length = 0;
-    json_t *pattern = json_object_get(part, "pattern");
-    const char *text = get_string(l, pattern, "Regex", &length);
-    if (text)
-        return add_pattern(l, text, length, keep);
-    text = get_string(l, pattern, "String", &length);
-    if (!text || length == 0)
-        return ds_fail(
-            DS_CORRUPT,
-            "the pre-tokenizer Split needs a \"pattern\" with a \"Regex\" or \"String\"");
-    ds_text literal = {0}; /* as a pattern: every byte that is not a letter behind a backslash */
-    for (size_t i = 0; i < length; i++) {
-        const char c = text[i];
-        const bool mark =
-            c > 0 && !(c >= '0' && c <= '9') && !(c >= 'A' && c <= 'Z') && !(c >= 'a' && c <= 'z');
-        ds_text_append(&literal, &"\\"[!mark], mark);
-        ds_text_append(&literal, &c, 1);
-    }
-    ds_status status =
-        literal.poisoned ? DS_OUT_OF_MEMORY : add_pattern(l, literal.data, literal.length, keep);
-    ds_text_clear(&literal);
-    return status;
-}
-
-static ds_status split_digits(loading *l, json_t *part, int depth) {
-    (void)depth;
-    const char *pattern = get_bool(part, "individual_digits", false) ? "\\p{N}" : "\\p{N}+";
-    return add_pattern(l, pattern, strlen(pattern), DS_KEEP_ALL);
-}
-
-static ds_status split_metaspace(loading *l, json_t *part, int depth) {
-    (void)depth;
-    ds_split split = {.kind = DS_SPLIT_METASPACE, .cut = get_bool(part, "split", true)};
-    split.mark = get_string(l, part, "replacement", &split.mark_length);
-    if (!split.mark || split.mark_length == 0)
-        return ds_fail(DS_CORRUPT, "the pre-tokenizer Metaspace has no \"replacement\"");
-    const char *scheme = json_string_value(json_object_get(part, "prepend_scheme"));
-    if (!scheme)
-        scheme = get_bool(part, "add_prefix_space", true) ? "always" : "never";
-    split.prepend = strcmp(scheme, "always") == 0  ? DS_PREPEND_ALWAYS
-                    : strcmp(scheme, "first") == 0 ? DS_PREPEND_FIRST
-                                                   : DS_PREPEND_NEVER;
-    return add_split(l, split);
-}
-
-static part_fn split_sequence;
-
-static const part_reader split_readers[] = {
-    {"Sequence", split_sequence}, {"ByteLevel", split_byte_level}, {"Split", split_pattern},
-    {"Digits", split_digits},     {"Metaspace", split_metaspace},
-};
-#define N_SPLITS (sizeof split_readers / sizeof *split_readers)
-
-static ds_status split_sequence(loading *l, json_t *part, int depth) {
-    size_t i;
-    json_t *item;
-    json_array_foreach(json_object_get(part, "pretokenizers"), i, item) {
-        if (l->tok->byte_level)
-            return ds_fail(DS_UNSUPPORTED, "\"pre_tokenizer\": ByteLevel must be the last step");
-        DS_TRY(read_part(l, item, "pre_tokenizer", split_readers, N_SPLITS, depth + 1));
-    }
-    return DS_OK;
-}
-
-/* ---- Decoders ----------------------------------------------------------------------------- */
-
-static ds_status decoder_byte_level(loading *l, json_t *part, int depth) {
-    (void)part, (void)depth;
-    l->decode_byte_level = true;
-    return DS_OK;
-}
-
-static ds_status decoder_byte_fallback(loading *l, json_t *part, int depth) {
-    (void)part, (void)depth;
-    l->decode_byte_fallback = true;
-    return DS_OK;
-}
-
-static ds_status decoder_fuse(loading *l, json_t *part, int depth) {
-    (void)l, (void)part, (void)depth; /* joining tokens is what decoding does anyway */
-    return DS_OK;
-}
-
-static ds_status decoder_replace(loading *l, json_t *part, int depth) {
-    (void)depth;
-    size_t from = 0, to = 0;
-    l->decode_from = get_string(l, json_object_get(part, "pattern"), "String", &from);
-    l->decode_to = get_string(l, part, "content", &to);
-    if (!l->decode_from || from == 0 || !l->decode_to)
-        return ds_fail(
-            DS_UNSUPPORTED,
-            "the decoder Replace needs a \"pattern\" with a \"String\", and a \"content\"");
-    return DS_OK;
-}
-
-static ds_status decoder_strip(loading *l, json_t *part, int depth) {
-    (void)depth;
-    const char *content = json_string_value(json_object_get(part, "content"));
-    const json_int_t start = json_integer_value(json_object_get(part, "start"));
-    if (!content || strcmp(content, " ") != 0 || start < 0 || start > 64 ||
-        json_integer_value(json_object_get(part, "stop")) != 0)
-        return ds_fail(DS_UNSUPPORTED, "the decoder Strip is only supported for leading spaces");
-    l->tok->strip_spaces = (size_t)start;
-    return DS_OK;
-}
-
-static ds_status decoder_metaspace(loading *l, json_t *part, int depth) {
-    (void)depth;
-    size_t length = 0;
-    l->decode_from = get_string(l, part, "replacement", &length);
-    l->decode_to = " ";
-    if (!l->decode_from || length == 0)
-        return ds_fail(DS_CORRUPT, "the decoder Metaspace has no \"replacement\"");
-    const char *scheme = json_string_value(json_object_get(part, "prepend_scheme"));
-    l->tok->strip_spaces = scheme && strcmp(scheme, "never") == 0 ? 0 : 1;
-    return DS_OK;
-}
-
-static part_fn decoder_sequence;
-
-static const part_reader decoder_readers[] = {
-    {"Sequence", decoder_sequence},
-    {"ByteLevel", decoder_byte_level},
-    {"ByteFallback", decoder_byte_fallback},
-    {"Fuse", decoder_fuse},
-    {"Replace", decoder_replace},
-    {"Strip", decoder_strip},
-    {"Metaspace", decoder_metaspace},
-};
-#define N_DECODERS (sizeof decoder_readers / sizeof *decoder_readers)
-
-static ds_status decoder_sequence(loading *l, json_t *part, int depth) {
-    size_t i;
-    json_t *item;
-    json_array_foreach(json_object_get(part, "decoders"), i, item)
-        DS_TRY(read_part(l, item, "decoder", decoder_readers, N_DECODERS, depth + 1));
-    return DS_OK;
-}
-
 /* ---- Vocabulary --------------------------------------------------------------------------- */
 
-static ds_status add_token(loading *l, const char *name, size_t length, json_t *id_value) {
+static ds_status add_token(ds_tokenizer_loading *l, const char *name, size_t length,
+                           json_int_t id) {
     ds_tokenizer *tok = l->tok;
-    const json_int_t id = json_integer_value(id_value);
-    if (!json_is_integer(id_value) || id < 0 || id >= DS_TOKEN_ID_LIMIT)
+    if (id < 0 || id >= DS_TOKEN_ID_LIMIT)
         return ds_fail(DS_CORRUPT, "the token \"%s\" should have an id from 0 to %d", name,
                        DS_TOKEN_ID_LIMIT - 1);
     if ((size_t)id >= tok->n) {
@@ -331,6 +33,11 @@ static ds_status add_token(loading *l, const char *name, size_t length, json_t *
         t->name = ds_arena_copy(tok->arena, name, length + 1);
     t->name_length = (uint32_t)length;
     return t->name ? DS_OK : DS_OUT_OF_MEMORY;
+}
+
+/* An id as the file has it; -1 for what is none. */
+static json_int_t id_of(const json_t *value) {
+    return json_is_integer(value) ? json_integer_value(value) : -1;
 }
 
 static ds_status index_names(ds_tokenizer *tok) {
@@ -355,39 +62,48 @@ static ds_status index_names(ds_tokenizer *tok) {
     return DS_OK;
 }
 
-static ds_status read_added_tokens(loading *l, json_t *list) {
+/* The token is looked for in the text as normalising leaves it. */
+static ds_status normalise_content(ds_tokenizer_loading *l, ds_added *added) {
+    ds_text normal = {0};
+    ds_matcher matcher;
+    DS_TRY(ds_matcher_init(&matcher));
+    const ds_status status =
+        ds_tokenizer_normalise(l->tok, &matcher, added->content, added->length, &normal);
+    ds_matcher_free(&matcher);
+    if (status == DS_OK) {
+        added->length = normal.length;
+        added->content =
+            ds_arena_copy(l->tok->arena, normal.data ? normal.data : "", normal.length + 1);
+    }
+    ds_text_clear(&normal);
+    return status == DS_OK && !added->content ? DS_OUT_OF_MEMORY : status;
+}
+
+static ds_status read_added_tokens(ds_tokenizer_loading *l, json_t *list) {
     size_t i;
     json_t *item;
     json_array_foreach(list, i, item) {
         size_t length = 0;
-        const char *content = get_string(l, item, "content", &length);
+        const char *content = ds_json_text(l, item, "content", &length);
         if (!content || length == 0)
             return ds_fail(DS_CORRUPT, "\"added_tokens\" entry %zu has no \"content\"", i);
-        DS_TRY(add_token(l, content, length, json_object_get(item, "id")));
+        DS_TRY(add_token(l, content, length, id_of(json_object_get(item, "id"))));
         ds_added added = {.content = content,
                           .length = length,
                           .id = (int32_t)json_integer_value(json_object_get(item, "id")),
-                          .special = get_bool(item, "special", false),
-                          .single_word = get_bool(item, "single_word", false),
-                          .lstrip = get_bool(item, "lstrip", false),
-                          .rstrip = get_bool(item, "rstrip", false)};
+                          .special = ds_json_bool(item, "special", false),
+                          .single_word = ds_json_bool(item, "single_word", false),
+                          .lstrip = ds_json_bool(item, "lstrip", false),
+                          .rstrip = ds_json_bool(item, "rstrip", false)};
         ds_token *t = &l->tok->tokens[added.id];
         t->special = added.special;
         t->bytes = content;
         t->bytes_length = (uint32_t)length;
-        const bool after = get_bool(item, "normalized", !added.special);
-        if (after && l->tok->n_normalisers > 0) { /* looked for as normalising leaves it */
-            ds_text normal = {0};
-            DS_TRY(ds_tokenizer_normalise(l->tok, content, length, &normal));
-            added.length = normal.length;
-            added.content =
-                ds_arena_copy(l->tok->arena, normal.data ? normal.data : "", normal.length + 1);
-            ds_text_clear(&normal);
-            if (!added.content)
-                return DS_OUT_OF_MEMORY;
-            if (added.length == 0)
-                continue;
-        }
+        const bool after = ds_json_bool(item, "normalized", !added.special);
+        if (after && l->tok->n_normalisers > 0)
+            DS_TRY(normalise_content(l, &added));
+        if (added.length == 0)
+            continue;
         DS_TRY(ds_added_insert(after ? &l->tok->normalised : &l->tok->raw, &added));
     }
     ds_added_sort(&l->tok->raw);
@@ -417,7 +133,7 @@ static bool merge_halves(json_t *merge, const char *half[2], size_t length[2]) {
     return true;
 }
 
-static ds_status read_merge(loading *l, json_t *merge, size_t rank, ds_text *joined) {
+static ds_status read_merge(ds_tokenizer_loading *l, json_t *merge, size_t rank, ds_text *joined) {
     ds_tokenizer *tok = l->tok;
     const char *half[2] = {NULL, NULL};
     size_t length[2] = {0, 0};
@@ -449,7 +165,7 @@ static ds_status read_merge(loading *l, json_t *merge, size_t rank, ds_text *joi
     return DS_OK;
 }
 
-static ds_status read_merges(loading *l, json_t *merges) {
+static ds_status read_merges(ds_tokenizer_loading *l, json_t *merges) {
     if (!json_is_array(merges))
         return ds_fail(DS_CORRUPT, "\"model\" has no list \"merges\"");
     DS_TRY(ds_pair_map_init(&l->tok->merges, json_array_size(merges)));
@@ -468,33 +184,138 @@ static ds_status read_merges(loading *l, json_t *merges) {
 
 /* ---- The model ---------------------------------------------------------------------------- */
 
-static ds_status read_model(loading *l, json_t *model) {
-    ds_tokenizer *tok = l->tok;
-    const char *type = json_string_value(json_object_get(model, "type"));
-    if (!json_is_object(model) || (type && strcmp(type, "BPE") != 0))
-        return ds_fail(type ? DS_UNSUPPORTED : DS_CORRUPT,
-                       "\"model\" should be of type \"BPE\", it is \"%s\"",
-                       type ? type : "missing");
+static ds_status read_vocab(ds_tokenizer_loading *l, json_t *model) {
+    json_t *vocab = json_object_get(model, "vocab");
+    if (!json_is_object(vocab))
+        return ds_fail(DS_CORRUPT, "\"model\" has no object \"vocab\"");
+    const char *name;
+    json_t *id;
+    json_object_foreach(vocab, name, id) DS_TRY(add_token(l, name, strlen(name), id_of(id)));
+    return DS_OK;
+}
+
+static ds_status read_bpe(ds_tokenizer_loading *l, json_t *model) {
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < 2; i++) {
         const char *affix = json_string_value(json_object_get(model, affixes[i]));
         if (affix && *affix)
             return ds_fail(DS_UNSUPPORTED, "\"model\": \"%s\" is not supported", affixes[i]);
     }
-    json_t *vocab = json_object_get(model, "vocab");
-    if (!json_is_object(vocab))
-        return ds_fail(DS_CORRUPT, "\"model\" has no object \"vocab\"");
-    const char *name;
-    json_t *id;
-    json_object_foreach(vocab, name, id) DS_TRY(add_token(l, name, strlen(name), id));
-    tok->byte_fallback = get_bool(model, "byte_fallback", false);
-    tok->fuse_unknown = get_bool(model, "fuse_unk", false);
-    tok->ignore_merges = get_bool(model, "ignore_merges", false);
+    l->tok->model = DS_TOKENS_BPE;
+    l->tok->fuse_unknown = ds_json_bool(model, "fuse_unk", false);
+    l->tok->ignore_merges = ds_json_bool(model, "ignore_merges", false);
+    return read_vocab(l, model);
+}
+
+static ds_status read_wordpiece(ds_tokenizer_loading *l, json_t *model) {
+    ds_tokenizer *tok = l->tok;
+    tok->model = DS_TOKENS_WORDPIECE;
+    tok->continuing = ds_json_text(l, model, "continuing_subword_prefix", &tok->continuing_length);
+    if (!tok->continuing) {
+        tok->continuing = "##";
+        tok->continuing_length = 2;
+    }
+    const json_t *longest = json_object_get(model, "max_input_chars_per_word");
+    tok->longest_word = json_is_integer(longest) && json_integer_value(longest) > 0
+                            ? (size_t)json_integer_value(longest)
+                            : 100;
+    return read_vocab(l, model);
+}
+
+/* "vocab": [["piece", log probability], …], the place in the list is the id. */
+static ds_status read_unigram(ds_tokenizer_loading *l, json_t *model) {
+    json_t *vocab = json_object_get(model, "vocab"), *item;
+    size_t i;
+    l->tok->model = DS_TOKENS_UNIGRAM;
+    l->tok->fuse_unknown = true;
+    if (!json_is_array(vocab))
+        return ds_fail(DS_CORRUPT, "\"model\" has no list \"vocab\"");
+    json_array_foreach(vocab, i, item) {
+        const json_t *name = json_array_get(item, 0), *score = json_array_get(item, 1);
+        const double value = json_number_value(score);
+        if (!json_is_string(name) || !json_is_number(score) || !(value > -1e30 && value < 1e30))
+            return ds_fail(DS_CORRUPT, "\"vocab\" entry %zu should be [\"piece\", number]", i);
+        DS_TRY(add_token(l, json_string_value(name), json_string_length(name), (json_int_t)i));
+        l->tok->tokens[i].score = (float)value;
+    }
     return DS_OK;
 }
 
+static const struct {
+    const char *type;
+    ds_status (*read)(ds_tokenizer_loading *l, json_t *model);
+} models[] = {{"BPE", read_bpe}, {"WordPiece", read_wordpiece}, {"Unigram", read_unigram}};
+
+static ds_status read_model(ds_tokenizer_loading *l, json_t *model) {
+    json_t *type = json_object_get(model, "type");
+    const char *name = type ? json_string_value(type) : "BPE"; /* older files do not say */
+    l->tok->byte_fallback = ds_json_bool(model, "byte_fallback", false);
+    for (size_t i = 0; json_is_object(model) && name && i < sizeof models / sizeof *models; i++)
+        if (strcmp(models[i].type, name) == 0)
+            return models[i].read(l, model);
+    return ds_fail(type ? DS_UNSUPPORTED : DS_CORRUPT,
+                   "\"model\" should be of type \"BPE\", \"WordPiece\" or \"Unigram\", it is "
+                   "\"%s\"",
+                   type && name ? name : "missing");
+}
+
+static ds_status find_unknown(ds_tokenizer *tok, json_t *model) {
+    const char *name = json_string_value(json_object_get(model, "unk_token"));
+    const json_int_t id = id_of(json_object_get(model, "unk_id"));
+    tok->unknown = name ? ds_tokenizer_find(tok, name) : -1;
+    if (tok->model == DS_TOKENS_UNIGRAM && id >= (json_int_t)tok->n)
+        return ds_fail(DS_CORRUPT, "\"unk_id\" %lld is outside the vocabulary of %zu",
+                       (long long)id, tok->n);
+    if (tok->model == DS_TOKENS_UNIGRAM)
+        tok->unknown = (int32_t)id;
+    return DS_OK;
+}
+
+/* Whether a mark stands in the token after something else. */
+static bool reaches_across(const ds_token *t, const char *mark, size_t n) {
+    const char *at = t->name, *end = t->name + t->name_length;
+    while ((size_t)(end - at) >= n && memcmp(at, mark, n) == 0)
+        at += n;
+    return memmem(at, (size_t)(end - at), mark, n) != NULL;
+}
+
+/* SentencePiece's vocabularies take whole texts. Where all their tokens lie within words, texts are
+ * cut into words, which are few and come again. */
+static void cut_at_words(ds_tokenizer *tok) {
+    static const char mark[] = "▁";
+    const size_t n = sizeof mark - 1;
+    const bool is_whole =
+        tok->n_splits == 0 ||
+        (tok->n_splits == 1 && tok->splits[0].kind == DS_SPLIT_METASPACE && !tok->splits[0].cut);
+    if (!is_whole || tok->byte_level || tok->ignore_merges || tok->model == DS_TOKENS_WORDPIECE ||
+        ds_tokenizer_find_name(tok, mark, n) < 0)
+        return;
+    for (size_t i = 0; i < tok->n; i++)
+        if (tok->tokens[i].name && !tok->tokens[i].special &&
+            reaches_across(&tok->tokens[i], mark, n))
+            return;
+    tok->splits[tok->n_splits++] =
+        (ds_split){.kind = DS_SPLIT_WORDS, .mark = mark, .mark_length = n};
+}
+
+/* As Hugging Face's decoder has it, token by token. */
+static void put_wordpiece(const ds_tokenizer_loading *l, const ds_token *t, ds_text *out) {
+    static const char *const close[] = {".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"};
+    const size_t n = strlen(l->decode_prefix);
+    if (t->name_length >= n && n > 0 && memcmp(t->name, l->decode_prefix, n) == 0) {
+        ds_text_append(out, t->name + n, t->name_length - n);
+        return;
+    }
+    bool apart = true;
+    for (size_t i = 0; l->decode_cleanup && i < sizeof close / sizeof *close; i++)
+        apart = apart && strcmp(t->name, close[i]) != 0;
+    if (apart)
+        ds_text_puts(out, " ");
+    ds_text_append(out, t->name, t->name_length);
+}
+
 /* What each token of the vocabulary proper stands for. Added tokens have their bytes already. */
-static ds_status set_bytes(loading *l, ds_token *t) {
+static ds_status set_bytes(ds_tokenizer_loading *l, ds_token *t) {
     ds_text out = {0};
     unsigned byte = 0;
     int read = 0;
@@ -509,6 +330,8 @@ static ds_status set_bytes(loading *l, ds_token *t) {
         if (l->decode_byte_fallback && t->name_length == 6 &&
             sscanf(t->name, "<0x%2x>%n", &byte, &read) == 1 && read == 6) {
             ds_text_append(&out, &(char){(char)byte}, 1);
+        } else if (l->decode_prefix) {
+            put_wordpiece(l, t, &out);
         } else if (l->decode_from) {
             const size_t from = strlen(l->decode_from);
             const char *at = t->name, *end = at + t->name_length, *hit;
@@ -565,31 +388,29 @@ static void find_ends(ds_tokenizer *tok, json_t *post_processor) {
         tok->bos = ds_tokenizer_find(tok, name);
 }
 
-static ds_status read_tokenizer(loading *l, json_t *root) {
+static ds_status read_tokenizer(ds_tokenizer_loading *l, json_t *root) {
     ds_tokenizer *tok = l->tok;
     if (!json_is_object(root))
         return ds_fail(DS_CORRUPT, "should be a JSON object");
     json_t *model = json_object_get(root, "model");
     DS_TRY(read_model(l, model));
-    DS_TRY(read_part(l, json_object_get(root, "normalizer"), "normalizer", normaliser_readers,
-                     N_NORMALISERS, 0));
-    DS_TRY(read_part(l, json_object_get(root, "pre_tokenizer"), "pre_tokenizer", split_readers,
-                     N_SPLITS, 0));
-    DS_TRY(
-        read_part(l, json_object_get(root, "decoder"), "decoder", decoder_readers, N_DECODERS, 0));
+    DS_TRY(ds_tokenizer_read_parts(l, root));
     DS_TRY(read_added_tokens(l, json_object_get(root, "added_tokens")));
     if (tok->n == 0)
         return ds_fail(DS_CORRUPT, "the vocabulary is empty");
     DS_TRY(index_names(tok));
-    DS_TRY(read_merges(l, json_object_get(model, "merges")));
+    DS_TRY(find_unknown(tok, model));
+    find_byte_tokens(tok);
+    if (tok->model == DS_TOKENS_BPE)
+        DS_TRY(read_merges(l, json_object_get(model, "merges")));
+    else
+        DS_TRY(tok->model == DS_TOKENS_UNIGRAM ? ds_unigram_index(tok) : ds_wordpiece_index(tok));
     for (size_t i = 0; i < tok->n; i++)
         if (tok->tokens[i].name && !tok->tokens[i].bytes)
             DS_TRY(set_bytes(l, &tok->tokens[i]));
-    const char *unknown = json_string_value(json_object_get(model, "unk_token"));
-    tok->unknown = unknown ? ds_tokenizer_find(tok, unknown) : -1;
-    find_byte_tokens(tok);
     find_ends(tok, json_object_get(root, "post_processor"));
-    return DS_OK;
+    cut_at_words(tok);
+    return ds_tokenizer_read_marks(l, root);
 }
 
 static ds_tokenizer *new_tokenizer(void) {
@@ -612,7 +433,7 @@ ds_status ds_tokenizer_from_json(const char *data, size_t size, ds_tokenizer **o
     if (!root)
         return ds_fail(DS_CORRUPT, "no valid JSON: line %d, column %d: %s", error.line,
                        error.column, error.text);
-    loading l = {.tok = new_tokenizer()};
+    ds_tokenizer_loading l = {.tok = new_tokenizer()};
     ds_status status = l.tok ? read_tokenizer(&l, root) : DS_OUT_OF_MEMORY;
     json_decref(root);
     if (status == DS_OK) {

@@ -2,8 +2,7 @@
  *
  * GPT-2: encoder.json maps names to ids, vocab.bpe lists the merges, one "a b" a line.
  * llama2.c: a tokenizer.bin of int32 longest, then per token float score, int32 length, bytes. It
- * merges the neighbours whose joint string is the token of the highest score; as a list of merges:
- * every way to cut a token into two tokens, tokens of the highest score first. */
+ * merges the neighbours whose joint string is the token of the highest score (scored_pieces.c). */
 #include "data/tokenizer.h"
 
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "data/scored_pieces.h"
 
 #define FILE_LIMIT ((size_t)256 << 20)
 
@@ -83,71 +83,34 @@ ds_status ds_tokenizer_json_from_gpt2(const char *vocab_path, const char *merges
 
 /* ---- llama2.c ----------------------------------------------------------------------------- */
 
-typedef struct scored {
-    const char *bytes;
-    uint32_t length;
-    int32_t id;
-    float score;
-} scored;
-
-static int by_bytes(const void *a, const void *b) {
-    const scored *x = a, *y = b;
-    const int order = memcmp(x->bytes, y->bytes, x->length < y->length ? x->length : y->length);
-    if (order != 0 || x->length == y->length)
-        return order != 0 ? order : (x->id > y->id) - (x->id < y->id);
-    return x->length > y->length ? 1 : -1;
-}
-
-static int by_score(const void *a, const void *b) {
-    const scored *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return (x->id > y->id) - (x->id < y->id);
-}
-
-static bool has_token(const scored *sorted, size_t n, const char *bytes, size_t length) {
-    size_t lo = 0, hi = n;
-    const scored wanted = {.bytes = bytes, .length = (uint32_t)length, .id = -1};
-    while (lo < hi) {
-        const size_t mid = lo + (hi - lo) / 2;
-        if (by_bytes(&sorted[mid], &wanted) < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < n && sorted[lo].length == length && memcmp(sorted[lo].bytes, bytes, length) == 0;
-}
-
-static ds_status read_scored(const char *path, const char *data, size_t size, scored **out,
-                             size_t *n) {
-    size_t capacity = 0;
-    for (size_t at = 4; at < size; ++*n) {
-        scored t = {.id = (int32_t)*n};
+static ds_status read_scored(const char *path, const char *data, size_t size,
+                             ds_scored_vocab *vocab) {
+    for (size_t at = 4; at < size;) {
+        uint32_t length = 0;
+        float score = 0;
+        const size_t id = vocab->n;
         if (size - at < 8)
-            return ds_fail(DS_CORRUPT, "%s: ends inside token %zu", path, *n);
-        memcpy(&t.score, data + at, 4);
-        memcpy(&t.length, data + at + 4, 4);
+            return ds_fail(DS_CORRUPT, "%s: ends inside token %zu", path, id);
+        memcpy(&score, data + at, 4);
+        memcpy(&length, data + at + 4, 4);
         at += 8;
-        if (t.length > size - at || !(t.score == t.score))
+        if (length > size - at || !(score == score))
             return ds_fail(DS_CORRUPT, "%s: token %zu has a length of %u, %zu bytes are left", path,
-                           *n, t.length, size - at);
-        t.bytes = data + at;
-        at += t.length;
-        if (ds_utf8_valid(t.bytes, t.length) != t.length || memchr(t.bytes, 0, t.length))
-            return ds_fail(DS_CORRUPT, "%s: token %zu is no UTF-8", path, *n);
-        scored *grown = ds_grow(*out, &capacity, *n + 1, sizeof **out);
-        if (!grown)
-            return DS_OUT_OF_MEMORY;
-        *out = grown;
-        (*out)[*n] = t;
+                           id, length, size - at);
+        if (ds_utf8_valid(data + at, length) != length || memchr(data + at, 0, length))
+            return ds_fail(DS_CORRUPT, "%s: token %zu is no UTF-8", path, id);
+        DS_TRY(ds_scored_add(vocab, data + at, length, score,
+                             id < 3 ? DS_PIECE_CONTROL : DS_PIECE_NORMAL));
+        at += length;
     }
-    return *n >= 3 ? DS_OK : ds_fail(DS_CORRUPT, "%s: no llama2.c tokenizer: too short", path);
+    return vocab->n >= 3 ? DS_OK
+                         : ds_fail(DS_CORRUPT, "%s: no llama2.c tokenizer: too short", path);
 }
 
 /* Ids 0, 1, 2 are <unk>, <s>, </s>, which llama2.c writes as "\n<s>\n". */
 static const char *const llama_marks[] = {"<unk>", "<s>", "</s>"};
 
-static void put_llama_vocab(const scored *tokens, size_t n, ds_text *json) {
+static void put_llama_vocab(const ds_scored_piece *tokens, size_t n, ds_text *json) {
     for (size_t i = 0; i < n; i++) {
         ds_text_puts(json, i ? ",\n" : "\n");
         if (i < 3)
@@ -158,40 +121,14 @@ static void put_llama_vocab(const scored *tokens, size_t n, ds_text *json) {
     }
 }
 
-static void put_llama_merges(const scored *by_rank, const scored *sorted, size_t n, ds_text *json) {
-    bool first = true;
-    for (size_t i = 0; i < n; i++) {
-        const scored *t = &by_rank[i];
-        for (size_t cut = 1; cut < t->length && t->id >= 3; cut++) {
-            if (!has_token(sorted, n, t->bytes, cut) ||
-                !has_token(sorted, n, t->bytes + cut, t->length - cut))
-                continue;
-            ds_text_puts(json, first ? "\n[" : ",\n[");
-            ds_json_put_string(json, t->bytes, cut);
-            ds_text_puts(json, ", ");
-            ds_json_put_string(json, t->bytes + cut, t->length - cut);
-            ds_text_puts(json, "]");
-            first = false;
-        }
-    }
-}
-
 ds_status ds_tokenizer_json_from_llama2c(const char *path, const char *data, size_t size,
                                          ds_text *json) {
-    scored *tokens = NULL, *sorted = NULL;
-    size_t n = 0;
-    ds_status status = read_scored(path, data, size, &tokens, &n);
-    if (status == DS_OK && !(sorted = ds_malloc(n * sizeof *sorted)))
-        status = DS_OUT_OF_MEMORY;
+    ds_scored_vocab vocab = {0};
+    ds_status status = read_scored(path, data, size, &vocab);
     if (status == DS_OK) {
-        memcpy(sorted, tokens, n * sizeof *sorted);
-        qsort(sorted, n, sizeof *sorted, by_bytes);
         ds_text_puts(json, "{\"version\": \"1.0\", \"added_tokens\": [");
         for (int i = 0; i < 3; i++)
-            ds_text_printf(json,
-                           "%s{\"id\": %d, \"content\": \"%s\", \"special\": true, "
-                           "\"normalized\": false}",
-                           i ? ", " : "", i, llama_marks[i]);
+            ds_json_put_added(json, llama_marks[i], strlen(llama_marks[i]), i, true, i == 0);
         ds_text_puts(json,
                      "],\n\"normalizer\": {\"type\": \"Prepend\", \"prepend\": \" \"},\n"
                      "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": "
@@ -199,14 +136,11 @@ ds_status ds_tokenizer_json_from_llama2c(const char *path, const char *data, siz
                      "\"content\": \" \", \"start\": 1, \"stop\": 0}]},\n\"model\": {\"type\": "
                      "\"BPE\", \"unk_token\": \"<unk>\", \"byte_fallback\": true, \"fuse_unk\": "
                      "true, \"vocab\": {");
-        put_llama_vocab(tokens, n, json);
+        put_llama_vocab(vocab.pieces, vocab.n, json);
         ds_text_puts(json, "}, \"merges\": [");
-        qsort(tokens, n, sizeof *tokens, by_score);
-        put_llama_merges(tokens, sorted, n, json);
+        status = ds_scored_put_merges(vocab.pieces, vocab.n, json);
         ds_text_puts(json, "]}}\n");
-        status = json->poisoned ? DS_OUT_OF_MEMORY : DS_OK;
     }
-    free(tokens);
-    free(sorted);
-    return status;
+    free(vocab.pieces);
+    return status == DS_OK && json->poisoned ? DS_OUT_OF_MEMORY : status;
 }

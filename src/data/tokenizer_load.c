@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
 
 #define FILE_LIMIT ((size_t)256 << 20) /* the largest vocabularies in use take some 20 MB */
 #define PATH_BYTES 4096
@@ -64,26 +65,98 @@ static ds_status read_config(ds_tokenizer *tok, const char *path) {
     return DS_OK;
 }
 
-static ds_status load_file(const char *path, ds_tokenizer **out) {
-    char *data = NULL;
-    size_t size = 0;
-    DS_TRY(ds_file_read(path, FILE_LIMIT, &data, &size));
-    ds_status status = DS_OK;
+typedef ds_status rewrite_fn(const char *path, const char *data, size_t size, ds_text *json);
+
+static ds_status rewrite_sentencepiece(const char *path, const char *data, size_t size,
+                                       ds_text *json) {
+    return ds_tokenizer_json_from_sentencepiece(path, (const unsigned char *)data, size, json);
+}
+
+/* tokenizer_config.json beside the list may say that capitals stay. */
+static ds_status rewrite_wordlist(const char *path, const char *data, size_t size, ds_text *json) {
+    const char *slash = strrchr(path, '/');
+    char file[PATH_BYTES], *config = NULL;
+    size_t config_size = 0;
+    if (beside(file, path, slash ? (size_t)(slash - path) + 1 : 0, "tokenizer_config.json") &&
+        ds_file_exists(file))
+        DS_TRY(ds_file_read(file, FILE_LIMIT, &config, &config_size));
+    const ds_status status = ds_tokenizer_json_from_wordlist(path, data, size, config, json);
+    free(config);
+    return status;
+}
+
+/* Other formats, told by the end of their names. */
+static const struct {
+    const char *end;
+    rewrite_fn *rewrite;
+} formats[] = {
+    {".bin", ds_tokenizer_json_from_llama2c},
+    {".model", rewrite_sentencepiece},
+    {"vocab.txt", rewrite_wordlist},
+};
+
+static rewrite_fn *rewriter_of(const char *path) {
     const size_t length = strlen(path);
-    if (length > 4 && strcmp(path + length - 4, ".bin") == 0) {
-        ds_text json = {0};
-        status = ds_tokenizer_json_from_llama2c(path, data, size, &json);
-        if (status == DS_OK)
-            status = ds_tokenizer_from_json(json.data, json.length, out);
-        ds_text_clear(&json);
-    } else {
-        status = ds_tokenizer_from_json(data, size, out);
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        const size_t n = strlen(formats[i].end);
+        if (length >= n && strcmp(path + length - n, formats[i].end) == 0)
+            return formats[i].rewrite;
+    }
+    return NULL;
+}
+
+static ds_status load_data(const char *path, const char *data, size_t size, ds_tokenizer **out) {
+    rewrite_fn *rewrite = rewriter_of(path);
+    ds_text json = {0};
+    ds_status status = rewrite ? rewrite(path, data, size, &json) : DS_OK;
+    if (status == DS_OK) {
+        status = rewrite ? ds_tokenizer_from_json(json.data, json.length, out)
+                         : ds_tokenizer_from_json(data, size, out);
         if (status != DS_OK)
             ds_fail_within(status, "%s", path);
     }
+    ds_text_clear(&json);
+    return status;
+}
+
+static int32_t id_at(const ds_tokenizer *tok, const ds_gguf *g, const char *key, int32_t other) {
+    int64_t id = -1;
+    return ds_gguf_integer(g, key, &id) && id >= 0 && (size_t)id < tok->n ? (int32_t)id : other;
+}
+
+static ds_status load_gguf(const char *path, ds_tokenizer **out) {
+    ds_gguf *g = NULL;
+    ds_text json = {0};
+    DS_TRY(ds_gguf_open(path, &g));
+    ds_status status = ds_tokenizer_json_from_gguf(g, &json);
+    if (status == DS_OK) {
+        status = ds_tokenizer_from_json(json.data, json.length, out);
+        if (status != DS_OK)
+            ds_fail_within(status, "%s", path);
+    }
+    if (status == DS_OK) {
+        ds_tokenizer *tok = *out;
+        tok->bos = id_at(tok, g, "tokenizer.ggml.bos_token_id", tok->bos);
+        tok->eos = id_at(tok, g, "tokenizer.ggml.eos_token_id", tok->eos);
+    }
+    ds_text_clear(&json);
+    ds_gguf_close(g);
+    return status;
+}
+
+static ds_status load_file(const char *path, ds_tokenizer **out) {
+    char *data = NULL;
+    size_t size = 0;
+    if (ds_gguf_is(path))
+        return load_gguf(path, out);
+    DS_TRY(ds_file_read(path, FILE_LIMIT, &data, &size));
+    const ds_status status = load_data(path, data, size, out);
     free(data);
     return status;
 }
+
+/* What a folder may hold in place of a tokenizer.json, in this order. */
+static const char *const other_files[] = {"tokenizer.model", "spiece.model", "vocab.txt"};
 
 static ds_status load_folder(const char *path, ds_tokenizer **out) {
     char file[PATH_BYTES], other[PATH_BYTES];
@@ -103,9 +176,12 @@ static ds_status load_folder(const char *path, ds_tokenizer **out) {
         if (beside(file, path, length, gpt2_pairs[i][0]) && ds_file_exists(file) &&
             beside(other, path, length, gpt2_pairs[i][1]) && ds_file_exists(other))
             return load_gpt2(file, other, out);
+    for (size_t i = 0; i < sizeof other_files / sizeof *other_files; i++)
+        if (beside(file, path, length, other_files[i]) && ds_file_exists(file))
+            return load_file(file, out);
     return ds_fail(DS_NOT_FOUND,
-                   "%s: the folder holds neither tokenizer.json nor encoder.json with "
-                   "vocab.bpe nor vocab.json with merges.txt",
+                   "%s: the folder holds none of tokenizer.json, encoder.json with vocab.bpe, "
+                   "vocab.json with merges.txt, tokenizer.model, spiece.model, vocab.txt",
                    path);
 }
 

@@ -157,6 +157,37 @@ static ds_status split_by_mark(split_run *r, size_t stage, const char *text, siz
     return status;
 }
 
+static ds_status split_bert(split_run *r, size_t stage, const char *text, size_t n) {
+    size_t begin = 0;
+    for (size_t at = 0, length = 1; at < n; at += length) {
+        const uint32_t c = ds_utf8_char(text + at, &length);
+        const ds_bert_class class = ds_bert_class_of(c);
+        if (class == DS_BERT_LETTER)
+            continue;
+        if (at > begin)
+            DS_TRY(split_from(r, stage + 1, text + begin, at - begin));
+        if (class == DS_BERT_MARK)
+            DS_TRY(split_from(r, stage + 1, text + at, length));
+        begin = at + length;
+    }
+    return n > begin ? split_from(r, stage + 1, text + begin, n - begin) : DS_OK;
+}
+
+/* Words with the marks before them: no token of the vocabulary reaches across their borders, so
+ * that cutting there changes nothing but the time. */
+static ds_status split_words(split_run *r, size_t stage, const char *text, size_t n) {
+    const ds_split *s = &r->tok->splits[stage];
+    for (size_t begin = 0, end = 0; begin < n; begin = end) {
+        end = begin;
+        while (n - end >= s->mark_length && memcmp(text + end, s->mark, s->mark_length) == 0)
+            end += s->mark_length;
+        const char *next = memmem(text + end, n - end, s->mark, s->mark_length);
+        end = next ? (size_t)(next - text) : n;
+        DS_TRY(split_from(r, stage + 1, text + begin, end - begin));
+    }
+    return DS_OK;
+}
+
 static ds_status split_from(split_run *r, size_t stage, const char *text, size_t n) {
     if (stage == r->tok->n_splits)
         return r->fn(r->context, text, n);
@@ -164,6 +195,8 @@ static ds_status split_from(split_run *r, size_t stage, const char *text, size_t
     case DS_SPLIT_REGEX: return split_by_regex(r, stage, text, n);
     case DS_SPLIT_PREFIX: return put_prefix(r, stage, text, n);
     case DS_SPLIT_METASPACE: return split_by_mark(r, stage, text, n);
+    case DS_SPLIT_BERT: return split_bert(r, stage, text, n);
+    case DS_SPLIT_WORDS: return split_words(r, stage, text, n);
     }
     return ds_fail(DS_INTERNAL, "no such way to split text");
 }

@@ -86,6 +86,7 @@ struct ds_op {
     unsigned traits; /* ds_trait bits */
     ds_precision_rule precision;
     unsigned keep_f32; /* inputs (bits) that DS_PRECISION_LOW and _FOLLOW leave as they are */
+    unsigned stored;   /* inputs (bits) that may be of any float type, whatever the others are */
     /* Checks the inputs and fills results[0 … n_results-1]; on failure says why (no scope: the
      * caller adds it). */
     ds_status (*shape)(const ds_node *node, ds_type *results);

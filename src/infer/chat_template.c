@@ -9,9 +9,12 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/text.h"
+#include "infer/chat_tools.h"
+#include "infer/gguf_settings.h"
 
-/* What stands around a message. "{bos}" and "{eos}" are the model's marks. */
+/* What stands around a message, as ds_chat_put takes it. */
 typedef struct turn {
     const char *before, *after;
 } turn;
@@ -27,6 +30,7 @@ struct ds_chat_family {
     const char *name;
     const char *tells[3]; /* all stand in the Jinja program */
     const char *begin, *default_system;
+    const char *preface; /* begins the first system turn */
     turn system, user, assistant;
     const char *generate; /* begins the answer */
     const char *stop;
@@ -34,6 +38,9 @@ struct ds_chat_family {
     bool trim_user, trim_assistant; /* no white space around a message */
     /* of earlier answers: what stands up to "</think>", and line breaks after it */
     bool drop_thoughts, drop_breaks;
+    bool keep_last_thoughts;    /* those after the last question are written again */
+    bool system_at_end_only;    /* inside the last user turn, if nothing follows it */
+    const ds_tool_style *tools; /* NULL: the template has no place for them */
 };
 
 #define CHATML_TURNS                                                                               \
@@ -54,13 +61,20 @@ struct ds_chat_family {
 
 /* The first row whose telltales fit is taken: special cases stand above general ones. */
 static const ds_chat_family families[] = {
+    {.name = "Llama 3.2",
+     .tells = {"<|start_header_id|>", "Cutting Knowledge Date", "strftime_now"},
+     LLAMA3_TURNS,
+     .default_system = "",
+     .system = {LLAMA3_HEADER("system"), "<|eot_id|>"},
+     .preface = "Cutting Knowledge Date: December 2023\nToday Date: {today}\n\n",
+     .tools = &ds_tools_llama3},
     {.name = "Llama 3.1",
      .tells = {"<|start_header_id|>", "Cutting Knowledge Date"},
      LLAMA3_TURNS,
      .default_system = "",
-     .system = {LLAMA3_HEADER("system") "Cutting Knowledge Date: December 2023\n"
-                                        "Today Date: 26 Jul 2024\n\n",
-                "<|eot_id|>"}},
+     .system = {LLAMA3_HEADER("system"), "<|eot_id|>"},
+     .preface = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+     .tools = &ds_tools_llama3},
     {.name = "Llama 3",
      .tells = {"<|start_header_id|>", "<|eot_id|>"},
      LLAMA3_TURNS,
@@ -68,11 +82,13 @@ static const ds_chat_family families[] = {
     {.name = "DeepSeek R1",
      .tells = {"<｜User｜>", "'<｜Assistant｜><think>"},
      DEEPSEEK3_TURNS,
+     .tools = &ds_tools_deepseek3,
      .drop_thoughts = true,
      .generate = "<｜Assistant｜><think>\n"},
     {.name = "DeepSeek V3",
      .tells = {"<｜Assistant｜>", "<｜User｜>"},
      DEEPSEEK3_TURNS,
+     .tools = &ds_tools_deepseek3,
      .drop_thoughts = true,
      .generate = "<｜Assistant｜>"},
     {.name = "DeepSeek V2",
@@ -87,11 +103,14 @@ static const ds_chat_family families[] = {
      .tells = {"<|im_start|>", "reasoning_content", "</think>"},
      CHATML_TURNS,
      .drop_thoughts = true,
-     .drop_breaks = true},
+     .drop_breaks = true,
+     .keep_last_thoughts = true,
+     .tools = &ds_tools_qwen3},
     {.name = "Qwen 2.5",
      .tells = {"<|im_start|>", "You are Qwen, created by Alibaba Cloud. You are a helpful"},
      CHATML_TURNS,
-     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+     .tools = &ds_tools_qwen2},
     {.name = "SmolLM2",
      .tells = {"<|im_start|>", "You are a helpful AI assistant named SmolLM, trained by Hugging "},
      CHATML_TURNS,
@@ -119,6 +138,15 @@ static const ds_chat_family families[] = {
      .assistant = {" ", " {eos}"},
      .trim_user = true,
      .trim_assistant = true},
+    {.name = "Mistral Nemo",
+     .tells = {"\"[INST]\" + ", "[/INST]", "[AVAILABLE_TOOLS]["},
+     .begin = "{bos}",
+     .place = SYSTEM_IN_LAST_USER,
+     .system_at_end_only = true,
+     .system = {"", "\n\n"},
+     .user = {"[INST]", "[/INST]"},
+     .assistant = {"", "{eos}"},
+     .tools = &ds_tools_nemo},
     {.name = "Mistral v3",
      .tells = {"[INST]", "[/INST]", "[AVAILABLE_TOOLS]"},
      .begin = "{bos}",
@@ -126,7 +154,9 @@ static const ds_chat_family families[] = {
      .system = {"", "\n\n"},
      .user = {"[INST] ", "[/INST]"},
      .assistant = {" ", "{eos}"},
-     .trim_assistant = true},
+     .trim_assistant = true,
+     .system_at_end_only = true,
+     .tools = &ds_tools_mistral3},
     {.name = "Mistral v0.1",
      .tells = {"'[INST] ' + message['content'] + ' [/INST]'", "eos_token + ' '"},
      .begin = "{bos}",
@@ -176,6 +206,10 @@ const char *ds_chat_family_name(const ds_chat_family *f) {
     return f->name;
 }
 
+const ds_tool_style *ds_chat_family_tools(const ds_chat_family *f) {
+    return f->tools;
+}
+
 const char *ds_chat_family_stop(const ds_chat_family *f) {
     return f->stop;
 }
@@ -208,6 +242,8 @@ static ds_status read_config(const char *folder, json_t **config) {
     char path[PATH_MAX], *text = NULL;
     size_t size = 0;
     json_error_t error;
+    if (ds_gguf_is(folder))
+        return ds_gguf_settings(folder, config);
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     if (!ds_file_exists(path))
         return DS_OK;
@@ -246,56 +282,12 @@ ds_status ds_chat_template_load(const char *folder, ds_chat_template *out) {
 
 /* ---- rendering ------------------------------------------------------------------------------- */
 
-typedef struct rendering {
-    const ds_chat_template *t;
-    ds_text text;
-    ds_chat_span *contents;
-    size_t n, capacity;
-    bool failed;
-} rendering;
-
-static void put_marks(rendering *r, const char *s) {
-    while (s && *s) {
-        const char *brace = strchr(s, '{');
-        ds_text_append(&r->text, s, brace ? (size_t)(brace - s) : strlen(s));
-        if (!brace)
-            return;
-        const bool is_bos = strncmp(brace, "{bos}", 5) == 0;
-        const bool is_mark = is_bos || strncmp(brace, "{eos}", 5) == 0;
-        if (is_mark)
-            ds_text_puts(&r->text, is_bos ? r->t->bos : r->t->eos);
-        else
-            ds_text_append(&r->text, brace, 1);
-        s = brace + (is_mark ? 5 : 1);
-    }
-}
-
-/* What Jinja's trim takes away of ASCII. */
-static bool is_space(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-static void put_content(rendering *r, const char *s, size_t length, bool trim) {
-    while (trim && length > 0 && is_space(*s))
-        s++, length--;
-    while (trim && length > 0 && is_space(s[length - 1]))
-        length--;
-    if (length == 0)
-        return;
-    ds_chat_span *grown = ds_grow(r->contents, &r->capacity, r->n + 1, sizeof *grown);
-    if (!grown) {
-        r->failed = true;
-        return;
-    }
-    r->contents = grown;
-    r->contents[r->n++] = (ds_chat_span){r->text.length, length};
-    ds_text_append(&r->text, s, length);
-}
+typedef ds_chat_rendering rendering;
 
 static void put_turn(rendering *r, turn around, const char *content, bool trim) {
-    put_marks(r, around.before);
-    put_content(r, content, strlen(content), trim);
-    put_marks(r, around.after);
+    ds_chat_put(r, around.before);
+    ds_chat_put_content(r, content, trim);
+    ds_chat_put(r, around.after);
 }
 
 static const char *without_thoughts(const ds_chat_family *f, const char *content) {
@@ -314,59 +306,152 @@ static bool is_role(const ds_chat_message *m, const char *role) {
 }
 
 /* Which user turn the system's words go into; n: none. */
-static size_t system_host(const ds_chat_family *f, const ds_chat_message *messages, size_t n) {
-    size_t host = n;
-    for (size_t i = 0; i < n; i++)
-        if (is_role(&messages[i], "user") && (host == n || f->place == SYSTEM_IN_LAST_USER))
+static size_t system_host(const ds_chat_family *f, const ds_chat *c) {
+    size_t host = c->n_messages;
+    for (size_t i = 0; i < c->n_messages; i++)
+        if (is_role(&c->messages[i], "user") &&
+            (host == c->n_messages || f->place == SYSTEM_IN_LAST_USER))
             host = i;
-    return host;
+    return f->system_at_end_only && host + 1 != c->n_messages ? c->n_messages : host;
 }
 
-static void put_systems(rendering *r, const ds_chat_message *messages, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (is_role(&messages[i], "system"))
-            put_turn(r, r->t->family->system, messages[i].content, false);
+static void put_systems(rendering *r) {
+    for (size_t i = 0; i < r->chat->n_messages; i++)
+        if (is_role(&r->chat->messages[i], "system"))
+            put_turn(r, r->t->family->system, r->chat->messages[i].content, false);
 }
 
-static void put_user(rendering *r, const ds_chat_message *messages, size_t n, size_t i) {
+static void put_user(rendering *r, size_t i) {
     const ds_chat_family *f = r->t->family;
     const bool is_host = (f->place == SYSTEM_IN_FIRST_USER || f->place == SYSTEM_IN_LAST_USER) &&
-                         i == system_host(f, messages, n);
-    put_marks(r, f->user.before);
+                         i == system_host(f, r->chat);
+    ds_tools_put_before_user(f->tools, r, i);
+    ds_chat_put(r, f->user.before);
     if (is_host)
-        put_systems(r, messages, n);
-    put_content(r, messages[i].content, strlen(messages[i].content), f->trim_user);
-    put_marks(r, f->user.after);
+        put_systems(r);
+    ds_tools_put_within_user(f->tools, r, i);
+    ds_chat_put_content(r, r->chat->messages[i].content, f->trim_user);
+    ds_chat_put(r, f->user.after);
 }
 
-static void put_message(rendering *r, const ds_chat_message *messages, size_t n, size_t i) {
+/* The first system turn, which also tells of the tools; content NULL: there is none given. */
+static void put_first_system(rendering *r, const char *content) {
     const ds_chat_family *f = r->t->family;
-    const char *content = messages[i].content;
-    if (is_role(&messages[i], "user"))
-        put_user(r, messages, n, i);
-    else if (is_role(&messages[i], "assistant"))
-        put_turn(r, f->assistant, without_thoughts(f, content), f->trim_assistant);
-    else if (f->place == SYSTEM_TURN)
-        put_turn(r, f->system, content, f->trim_user);
+    ds_chat_put(r, f->system.before);
+    ds_tools_put_before_system(f->tools, r);
+    ds_chat_put(r, f->preface);
+    if (content)
+        ds_chat_put_content(r, content, f->trim_user);
+    else
+        ds_chat_put(r, f->default_system);
+    ds_tools_put_system(f->tools, r, content != NULL);
+    ds_chat_put(r, f->system.after);
 }
 
-ds_status ds_chat_template_render(const ds_chat_template *t, const ds_chat_message *messages,
-                                  size_t n, ds_chat_text *out) {
+/* The thoughts of a message without line breaks around them; their length, 0 for none. */
+static size_t find_thoughts(const char *content, const char **begin) {
+    const char *end = strstr(content, "</think>");
+    *begin = content;
+    for (const char *at; end && (at = strstr(*begin, "<think>")) && at < end;)
+        *begin = at + strlen("<think>");
+    while (end && *begin < end && **begin == '\n')
+        ++*begin;
+    while (end && end > *begin && end[-1] == '\n')
+        end--;
+    return end ? (size_t)(end - *begin) : 0;
+}
+
+/* Thoughts after the last question stay: between calls of tools the model goes on thinking. */
+static void put_thoughts(rendering *r, size_t i) {
+    const size_t n = r->chat->n_messages;
+    const char *begin = NULL;
+    const size_t length = find_thoughts(r->chat->messages[i].content, &begin);
+    if (!r->t->family->keep_last_thoughts || (length == 0 && i + 1 < n))
+        return;
+    for (size_t k = i; k < n; k++)
+        if (is_role(&r->chat->messages[k], "user"))
+            return;
+    ds_chat_put(r, "<think>\n");
+    ds_chat_put_span(r, begin, length);
+    ds_chat_put(r, "\n</think>\n\n");
+}
+
+static void put_assistant(rendering *r, size_t i) {
+    const ds_chat_family *f = r->t->family;
+    const ds_chat_message *m = &r->chat->messages[i];
+    const char *words = without_thoughts(f, m->content);
+    const bool calls = json_array_size(m->tool_calls) > 0;
+    if (calls && !ds_tools_call_within(f->tools)) {
+        ds_tools_put_calls(f->tools, r, i, words);
+        return;
+    }
+    const bool within =
+        i > 0 && is_role(&r->chat->messages[i - 1], "tool") && ds_tools_answer_within(f->tools);
+    ds_chat_put(r, within ? "" : f->assistant.before);
+    put_thoughts(r, i);
+    ds_chat_put_content(r, words, f->trim_assistant);
+    if (calls)
+        ds_tools_put_calls(f->tools, r, i, words);
+    ds_chat_put(r, f->assistant.after);
+}
+
+static void put_message(rendering *r, size_t i) {
+    const ds_chat_family *f = r->t->family;
+    const ds_chat_message *m = &r->chat->messages[i];
+    if (is_role(m, "user"))
+        put_user(r, i);
+    else if (is_role(m, "assistant"))
+        put_assistant(r, i);
+    else if (is_role(m, "tool"))
+        ds_tools_put_result(f->tools, r, i);
+    else if (f->place == SYSTEM_TURN && i > 0)
+        put_turn(r, f->system, m->content, f->trim_user);
+}
+
+/* What stands before the first turn. */
+static void put_beginning(rendering *r) {
+    const ds_chat_family *f = r->t->family;
+    const ds_chat *c = r->chat;
+    const bool given = c->n_messages > 0 && is_role(&c->messages[0], "system");
+    const bool has_tools = json_array_size(c->tools) > 0 && f->tools;
+    ds_chat_put(r, f->begin);
+    if (f->place == SYSTEM_FIRST) {
+        put_systems(r);
+        ds_tools_put_system(f->tools, r, given);
+    } else if (f->place == SYSTEM_TURN && (given || f->default_system || has_tools)) {
+        put_first_system(r, given ? c->messages[0].content : NULL);
+    }
+}
+
+static ds_status check_roles(const ds_chat *chat) {
+    static const char *const roles[] = {"system", "user", "assistant", "tool"};
+    for (size_t i = 0; i < chat->n_messages; i++) {
+        bool known = false;
+        for (size_t k = 0; k < sizeof roles / sizeof *roles; k++)
+            known = known || is_role(&chat->messages[i], roles[k]);
+        if (!known)
+            return ds_fail(DS_INVALID,
+                           "message %zu: role '%s' is not system, user, assistant or tool", i,
+                           chat->messages[i].role);
+    }
+    return DS_OK;
+}
+
+ds_status ds_chat_template_render(const ds_chat_template *t, const ds_chat *chat,
+                                  ds_chat_text *out) {
     const ds_chat_family *f = t->family;
-    rendering r = {.t = t};
-    for (size_t i = 0; i < n; i++)
-        if (!is_role(&messages[i], "system") && !is_role(&messages[i], "user") &&
-            !is_role(&messages[i], "assistant"))
-            return ds_fail(DS_INVALID, "message %zu: role '%s' is not system, user or assistant", i,
-                           messages[i].role);
-    put_marks(&r, f->begin);
-    if (f->default_system && (n == 0 || !is_role(&messages[0], "system")))
-        put_turn(&r, f->system, f->default_system, false);
-    if (f->place == SYSTEM_FIRST)
-        put_systems(&r, messages, n);
-    for (size_t i = 0; i < n; i++)
-        put_message(&r, messages, n, i);
-    put_marks(&r, f->generate);
+    rendering r = {.t = t, .chat = chat};
+    DS_TRY(check_roles(chat));
+    DS_TRY(ds_tools_check(f->tools, chat));
+    put_beginning(&r);
+    for (size_t i = 0; i < chat->n_messages; i++)
+        put_message(&r, i);
+    const bool within = chat->n_messages > 0 &&
+                        is_role(&chat->messages[chat->n_messages - 1], "tool") &&
+                        ds_tools_answer_within(f->tools);
+    ds_chat_put(&r, within ? "" : f->generate);
+    if (chat->calls && f->tools)
+        ds_tools_put_opening(f->tools, &r);
     *out = (ds_chat_text){.length = r.text.length, .contents = r.contents, .n_contents = r.n};
     out->text = ds_text_take(&r.text);
     if (!out->text || r.failed) {

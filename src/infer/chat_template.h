@@ -5,14 +5,25 @@
 #ifndef DS_INFER_CHAT_TEMPLATE_H
 #define DS_INFER_CHAT_TEMPLATE_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include "deepseek/status.h"
 
 typedef struct ds_chat_message {
-    const char *role; /* "system", "user" or "assistant" */
+    const char *role; /* "system", "user", "assistant" or "tool" */
     const char *content;
+    /* of an assistant: array of {"id": …, "name": …, "arguments": {…}}; NULL: none */
+    json_t *tool_calls;
+    const char *tool_call_id; /* of a tool: the call that it answers; NULL: not said */
 } ds_chat_message;
+
+typedef struct ds_chat {
+    const ds_chat_message *messages; /* [n_messages] */
+    size_t n_messages;
+    json_t *tools; /* array of {"type": "function", "function": {…}}; NULL: none */
+    bool calls;    /* the answer begins with a call of one of them */
+} ds_chat;
 
 typedef struct ds_chat_family ds_chat_family;
 
@@ -47,10 +58,13 @@ const char *ds_chat_family_stop(const ds_chat_family *family);
  * folder. A folder without them gives the plain family. DS_CORRUPT for broken JSON. */
 ds_status ds_chat_template_load(const char *folder, ds_chat_template *out);
 
+/* How the family writes of tools; NULL: it has no place for them. */
+const struct ds_tool_style *ds_chat_family_tools(const ds_chat_family *family);
+
 /* The conversation, and the beginning of the assistant's answer. DS_INVALID for a role that is
- * none. */
-ds_status ds_chat_template_render(const ds_chat_template *t, const ds_chat_message *messages,
-                                  size_t n, ds_chat_text *out);
+ * none, and for tools where the family has no place for them. */
+ds_status ds_chat_template_render(const ds_chat_template *t, const ds_chat *chat,
+                                  ds_chat_text *out);
 void ds_chat_text_clear(ds_chat_text *text);
 
 #endif

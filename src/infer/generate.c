@@ -6,7 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "deepseek/inference.h"
+#include "deepseek/grammar.h"
 
 enum {
     CHUNK = 32, /* prompt tokens at a time */
@@ -20,6 +20,9 @@ struct ds_generator {
     float *logits, *scratch;    /* [vocab_size] */
     bool has_logits;
     int32_t drawn; /* by next, not yet fed; -1: none */
+    ds_grammar_cursor *cursor;
+    const int32_t *end_tokens;
+    size_t n_end_tokens;
 };
 
 static ds_status make_program(ds_state *state, const ds_generator *gen, int64_t n_tokens,
@@ -121,6 +124,32 @@ ds_status ds_generator_feed(ds_generator *gen, const int32_t *ids, int64_t n) {
     return DS_OK;
 }
 
+void ds_generator_constrain(ds_generator *gen, ds_grammar_cursor *cursor, const int32_t *end_tokens,
+                            size_t n_end_tokens) {
+    gen->cursor = cursor;
+    gen->end_tokens = end_tokens;
+    gen->n_end_tokens = n_end_tokens;
+}
+
+static bool is_end(const ds_generator *gen, int32_t id) {
+    for (size_t i = 0; i < gen->n_end_tokens; i++)
+        if (gen->end_tokens[i] == id)
+            return true;
+    return false;
+}
+
+/* The draw itself, out of gen->scratch. */
+static ds_status draw(ds_generator *gen, ds_sampling sampling, int32_t *id) {
+    const int64_t vocab = gen->config.vocab_size;
+    if (gen->cursor && ds_grammar_must_end(gen->cursor))
+        return ds_fail(DS_NOT_FOUND, "the text is complete: its grammar allows nothing more");
+    if (gen->cursor)
+        DS_TRY(
+            ds_grammar_mask(gen->cursor, gen->scratch, vocab, gen->end_tokens, gen->n_end_tokens));
+    *id = ds_sample(gen->scratch, vocab, sampling, gen->length);
+    return gen->cursor && !is_end(gen, *id) ? ds_grammar_accept(gen->cursor, *id) : DS_OK;
+}
+
 ds_status ds_generator_next(ds_generator *gen, ds_sampling sampling, int32_t *id) {
     if (gen->drawn >= 0) {
         if (gen->length + 1 > gen->capacity)
@@ -137,7 +166,8 @@ ds_status ds_generator_next(ds_generator *gen, ds_sampling sampling, int32_t *id
                            "parameters are damaged or it was trained to infinity",
                            (long long)gen->length);
     memcpy(gen->scratch, gen->logits, (size_t)gen->config.vocab_size * sizeof *gen->scratch);
-    *id = gen->drawn = ds_sample(gen->scratch, gen->config.vocab_size, sampling, gen->length);
+    DS_TRY(draw(gen, sampling, id));
+    gen->drawn = *id;
     return DS_OK;
 }
 

@@ -10,7 +10,10 @@
 #include "base/checkpoint_folder.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/text.h"
+#include "models/load.h"
+#include "models/storage.h"
 
 /* ---- where it is ----------------------------------------------------------------------------- */
 
@@ -52,7 +55,7 @@ static ds_status find_preset(const char *name, char out[PATH_MAX]) {
 
 /* The model's own folder or file, or the newest whole checkpoint below a run folder. Wherever there
  * are sums, the files are what they were when they were written. */
-static ds_status find_model(const char *path, char out[PATH_MAX]) {
+static ds_status find_model(const char *path, ds_verify which, char out[PATH_MAX]) {
     char inner[PATH_MAX], preset[PATH_MAX];
     ds_model_config unused;
     if (!ds_folder_exists(path) && !ds_file_exists(path)) {
@@ -63,9 +66,9 @@ static ds_status find_model(const char *path, char out[PATH_MAX]) {
     }
     snprintf(inner, sizeof inner, "%s/checkpoints", path);
     if (ds_folder_exists(inner))
-        return ds_checkpoint_find(inner, out);
+        return ds_checkpoint_find(inner, which, out);
     snprintf(out, PATH_MAX, "%s", path);
-    return ds_checkpoint_verify_model(path);
+    return ds_checkpoint_verify_model(path, which);
 }
 
 /* The last part of the path as the user gave it. */
@@ -81,13 +84,15 @@ static void set_name(ds_model *m, const char *path) {
 
 /* ---- what is in it --------------------------------------------------------------------------- */
 
-/* Beside a llama2.c model.bin lies tokenizer.bin; other models' folders hold their tokenizer. A
- * model without one answers in token ids. */
+/* Beside a llama2.c model.bin lies tokenizer.bin, in a .gguf is its own; other models' folders hold
+ * their tokenizer. A model without one answers in token ids. */
 static ds_status open_tokenizer(ds_model *m, const char *given) {
     if (given)
         return ds_tokenizer_load(given, &m->tokenizer);
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s", m->path);
+    if (ds_gguf_is(m->path))
+        return ds_tokenizer_load(path, &m->tokenizer);
     if (!ds_folder_exists(m->path)) {
         const char *slash = strrchr(m->path, '/');
         snprintf(path, sizeof path, "%.*stokenizer.bin", slash ? (int)(slash - m->path) + 1 : 0,
@@ -123,7 +128,20 @@ static void add_end_tokens_of(ds_model *m, const char *file) {
     free(text);
 }
 
+/* Files in this format name the end of a text only; those of a turn are told by their names. */
+static void add_end_tokens_of_gguf(ds_model *m) {
+    static const char *const names[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_turn|>",
+                                        "<end_of_turn>", "<|end|>"};
+    for (size_t i = 0; m->tokenizer && i < sizeof names / sizeof *names; i++) {
+        const int32_t id = ds_tokenizer_find(m->tokenizer, names[i]);
+        if (id >= 0 && ds_tokenizer_is_special(m->tokenizer, id))
+            add_end_token(m, id);
+    }
+}
+
 static void find_end_tokens(ds_model *m) {
+    if (ds_gguf_is(m->path))
+        add_end_tokens_of_gguf(m);
     add_end_tokens_of(m, "generation_config.json");
     add_end_tokens_of(m, "config.json");
     add_end_token(m, m->config.eos_token);
@@ -132,23 +150,33 @@ static void find_end_tokens(ds_model *m) {
 }
 
 static ds_status load_parameters(ds_model *m, const ds_model_opts *opts) {
+    const ds_storage *storage = NULL;
+    DS_TRY(ds_storage_find(opts->dtype, &storage));
     DS_TRY(ds_backend_open(opts->device ? opts->device : "cpu",
                            (ds_backend_opts){.n_threads = opts->n_threads}, &m->backend));
     DS_TRY(ds_state_new(m->backend, &m->state));
     ds_graph *g = ds_graph_new();
     if (!g)
         return DS_OUT_OF_MEMORY;
-    ds_model_build_logits(g, &m->config, 1, 1);
-    ds_status status = ds_graph_ok(g) ? ds_state_declare(m->state, g) : DS_INVALID;
+    m->has_heads = ds_model_has_heads(m->path, &m->config);
+    if (m->has_heads)
+        ds_model_build_logits(g, &m->config, 1, 1);
+    else
+        ds_model_build_hidden(g, &m->config, 1, 1);
+    const ds_status status = ds_graph_ok(g)
+                                 ? ds_model_load_stored(m->path, &m->config, g, storage, m->state)
+                                 : DS_INVALID;
     ds_graph_free(g);
-    return status == DS_OK ? ds_model_load(m->path, &m->config, m->state) : status;
+    return status;
 }
 
 ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_model **out) {
     ds_model *m = ds_calloc(1, sizeof *m);
     if (!m)
         return DS_OUT_OF_MEMORY;
-    ds_status status = find_model(path, m->path);
+    pthread_mutex_init(&m->in_use, NULL);
+    pthread_mutex_init(&m->trie_lock, NULL);
+    ds_status status = find_model(path, opts.verify ? DS_VERIFY_ALL : DS_VERIFY_CHANGED, m->path);
     if (status == DS_OK)
         status = ds_model_config_load(m->path, &m->config);
     if (status == DS_OK)
@@ -168,9 +196,13 @@ ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_mode
 void ds_model_free(ds_model *m) {
     if (!m)
         return;
+    ds_embedder_free(m->embedder);
     ds_state_free(m->state);
     ds_backend_close(m->backend);
+    ds_vocab_trie_free(m->trie);
     ds_tokenizer_free(m->tokenizer);
+    pthread_mutex_destroy(&m->in_use);
+    pthread_mutex_destroy(&m->trie_lock);
     free(m);
 }
 
@@ -193,4 +225,14 @@ const char *ds_model_get_name(const ds_model *m) {
 const int32_t *ds_model_end_tokens(const ds_model *m, size_t *n) {
     *n = m->n_end_tokens;
     return m->end_tokens;
+}
+
+ds_status ds_model_get_trie(ds_model *m, const ds_vocab_trie **out) {
+    if (!m->tokenizer)
+        return ds_fail(DS_INVALID, "a grammar needs a tokenizer, and the model has none");
+    pthread_mutex_lock(&m->trie_lock);
+    const ds_status status = m->trie ? DS_OK : ds_vocab_trie_new(m->tokenizer, &m->trie);
+    *out = m->trie;
+    pthread_mutex_unlock(&m->trie_lock);
+    return status;
 }

@@ -3,8 +3,11 @@
 #define DS_INFER_MODEL_H
 
 #include <limits.h>
+#include <pthread.h>
 
 #include "deepseek/inference.h"
+#include "infer/embed.h"
+#include "infer/vocab_trie.h"
 
 enum { DS_MOST_END_TOKENS = 16 };
 
@@ -17,6 +20,15 @@ struct ds_model {
     ds_state *state;
     int32_t end_tokens[DS_MOST_END_TOKENS];
     size_t n_end_tokens;
+    bool has_heads;         /* false: a BERT that gives embeddings only */
+    pthread_mutex_t in_use; /* by whoever compiles or runs programs over the state */
+    ds_embedder *embedder;  /* made by the first call; NULL before */
+    pthread_mutex_t trie_lock;
+    ds_vocab_trie *trie; /* made when the first grammar asks for it */
 };
+
+/* The vocabulary as grammars walk over it; borrowed. DS_INVALID without a tokenizer. Thread-safe.
+ */
+ds_status ds_model_get_trie(ds_model *model, const ds_vocab_trie **out);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "deepseek/grammar.h"
 
 static void *copy_of(const void *from, size_t n, size_t size) {
     void *to = ds_malloc(n * size + 1);
@@ -24,6 +25,8 @@ ds_status ds_live_request_new(const ds_request *request, int64_t longest, int64_
     r->sampling = request->sampling;
     r->n_stop_tokens = request->n_stop_tokens;
     r->logprobs = request->logprobs;
+    r->n_top = request->top_logprobs;
+    r->on_logits = request->on_logits;
     r->on_event = request->on_event;
     r->context = request->context;
     r->tokens = ds_malloc((size_t)longest * sizeof *r->tokens);
@@ -31,6 +34,10 @@ ds_status ds_live_request_new(const ds_request *request, int64_t longest, int64_
     r->bias = copy_of(request->sampling.bias, request->sampling.n_bias, sizeof *r->bias);
     r->stop_tokens = copy_of(request->stop_tokens, request->n_stop_tokens, sizeof *r->stop_tokens);
     if (!r->tokens || !r->blocks || !r->bias || !r->stop_tokens) {
+        ds_live_request_free(r);
+        return DS_OUT_OF_MEMORY;
+    }
+    if (request->grammar && ds_grammar_cursor_new(request->grammar, &r->cursor) != DS_OK) {
         ds_live_request_free(r);
         return DS_OUT_OF_MEMORY;
     }
@@ -47,16 +54,19 @@ void ds_live_request_free(ds_live_request *r) {
     free(r->blocks);
     free(r->bias);
     free(r->stop_tokens);
+    ds_grammar_cursor_free(r->cursor);
     free(r);
 }
 
-static bool goes_before(const ds_live_request *a, const ds_live_request *b) {
-    return a->priority != b->priority ? a->priority > b->priority : a->id < b->id;
+bool ds_request_goes_before(const ds_live_request *a, const ds_live_request *b) {
+    const int64_t x = (int64_t)a->priority * DS_STEPS_A_PRIORITY - a->arrival;
+    const int64_t y = (int64_t)b->priority * DS_STEPS_A_PRIORITY - b->arrival;
+    return x != y ? x > y : a->id < b->id;
 }
 
 void ds_request_list_insert(ds_request_list *list, ds_live_request *r) {
     ds_live_request *before = list->last;
-    while (before && goes_before(r, before))
+    while (before && ds_request_goes_before(r, before))
         before = before->previous;
     r->previous = before;
     r->next = before ? before->next : list->first;

@@ -5,15 +5,19 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-enum { MOST_SIZES = 24 }; /* powers of two */
+enum {
+    MOST_SIZES = 24, /* powers of two */
+    FEW_ROWS = 8     /* prompts give few rows, and each costs a product with the vocabulary */
+};
 
 struct ds_stepper {
     ds_model *model;
     ds_step_opts opts;
-    ds_program *programs[MOST_SIZES]; /* for 1, 2, 4, … tokens, the last for most_tokens */
-    const ds_program *first;          /* whose working memory the others use */
+    /* for 1, 2, 4, … tokens, the last for most_tokens; with few rows, and with as many as can be */
+    ds_program *programs[MOST_SIZES][2];
+    const ds_program *first; /* whose working memory the others use */
     ds_step_batch batch;
-    float *logits; /* [most_sequences, vocab_size] */
+    float *logits; /* [most_rows, vocab_size] */
 };
 
 static int64_t size_of(const ds_stepper *s, int i) {
@@ -21,9 +25,10 @@ static int64_t size_of(const ds_stepper *s, int i) {
     return n < s->opts.most_tokens ? n : s->opts.most_tokens;
 }
 
-static int64_t rows_of(const ds_stepper *s, int i) {
+static int64_t rows_of(const ds_stepper *s, int i, bool many) {
+    const int64_t all = s->opts.most_rows, most = many || all < FEW_ROWS ? all : FEW_ROWS;
     const int64_t n = size_of(s, i);
-    return n < s->opts.most_sequences ? n : s->opts.most_sequences;
+    return n < most ? n : most;
 }
 
 static int32_t *ints(int64_t n) {
@@ -42,9 +47,8 @@ ds_status ds_stepper_new(ds_model *model, ds_step_opts opts, ds_stepper **out) {
     b->owners = ints(opts.most_tokens);
     b->slots = ints(opts.most_tokens);
     b->tables = ints(opts.most_sequences * opts.blocks_per_sequence);
-    b->rows = ints(opts.most_sequences);
-    s->logits =
-        ds_malloc((size_t)(opts.most_sequences * model->config.vocab_size) * sizeof *s->logits);
+    b->rows = ints(opts.most_rows);
+    s->logits = ds_malloc((size_t)(opts.most_rows * model->config.vocab_size) * sizeof *s->logits);
     if (!b->tokens || !b->positions || !b->owners || !b->slots || !b->tables || !b->rows ||
         !s->logits) {
         ds_stepper_free(s);
@@ -58,7 +62,8 @@ void ds_stepper_free(ds_stepper *s) {
     if (!s)
         return;
     for (int i = MOST_SIZES - 1; i >= 0; i--)
-        ds_program_free(s->programs[i]);
+        for (int many = 1; many >= 0; many--)
+            ds_program_free(s->programs[i][many]);
     free(s->batch.tokens);
     free(s->batch.positions);
     free(s->batch.owners);
@@ -73,17 +78,17 @@ ds_step_batch *ds_stepper_batch(ds_stepper *s) {
     return &s->batch;
 }
 
-static ds_status make_program(ds_stepper *s, int i) {
+static ds_status make_program(ds_stepper *s, int i, bool many) {
     ds_graph *g = ds_graph_new();
     if (!g)
         return DS_OUT_OF_MEMORY;
-    ds_model_build_paged(g, &s->model->config, size_of(s, i), rows_of(s, i), s->opts.most_sequences,
-                         s->opts.blocks_per_sequence, &s->opts.cache);
+    ds_model_build_paged(g, &s->model->config, size_of(s, i), rows_of(s, i, many),
+                         s->opts.most_sequences, s->opts.blocks_per_sequence, &s->opts.cache);
     const ds_compile_opts opts = {.precision = s->opts.precision, .share = s->first};
-    const ds_status status = ds_compile(g, s->model->state, opts, &s->programs[i]);
+    const ds_status status = ds_compile(g, s->model->state, opts, &s->programs[i][many]);
     ds_graph_free(g);
     if (status == DS_OK && !s->first)
-        s->first = s->programs[i];
+        s->first = s->programs[i][many];
     return status;
 }
 
@@ -91,15 +96,19 @@ static ds_status write_ints(ds_program *p, const char *input, const int32_t *dat
     return ds_program_write(p, input, data, (size_t)n * sizeof *data);
 }
 
-ds_status ds_stepper_run(ds_stepper *s, float **logits) {
+static ds_status run_alone(ds_stepper *s, float **logits) {
     ds_step_batch *b = &s->batch;
     int i = 0;
-    while (size_of(s, i) < b->n_tokens || rows_of(s, i) < b->n_rows)
+    if (b->n_tokens > s->opts.most_tokens || b->n_rows > s->opts.most_rows)
+        return ds_fail(DS_INTERNAL, "a step of %lld tokens and %lld rows is larger than planned",
+                       (long long)b->n_tokens, (long long)b->n_rows);
+    while (size_of(s, i) < b->n_tokens)
         i++;
-    if (!s->programs[i])
-        DS_TRY(make_program(s, i));
-    ds_program *p = s->programs[i];
-    const int64_t n = size_of(s, i), n_rows = rows_of(s, i);
+    const bool many = b->n_rows > rows_of(s, i, false);
+    if (!s->programs[i][many])
+        DS_TRY(make_program(s, i, many));
+    ds_program *p = s->programs[i][many];
+    const int64_t n = size_of(s, i), n_rows = rows_of(s, i, many);
     for (int64_t t = b->n_tokens; t < n; t++)
         b->tokens[t] = b->positions[t] = 0, b->owners[t] = b->slots[t] = -1;
     for (int64_t r = b->n_rows; r < n_rows; r++)
@@ -115,4 +124,12 @@ ds_status ds_stepper_run(ds_stepper *s, float **logits) {
     *logits = s->logits;
     return ds_program_read(p, "logits", s->logits,
                            (size_t)(n_rows * s->model->config.vocab_size) * sizeof *s->logits);
+}
+
+/* Embeddings of the same model may be asked for meanwhile. */
+ds_status ds_stepper_run(ds_stepper *s, float **logits) {
+    pthread_mutex_lock(&s->model->in_use);
+    const ds_status status = run_alone(s, logits);
+    pthread_mutex_unlock(&s->model->in_use);
+    return status;
 }

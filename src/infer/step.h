@@ -9,13 +9,13 @@
 typedef struct ds_stepper ds_stepper;
 
 typedef struct ds_step_opts {
-    int64_t most_tokens, most_sequences, blocks_per_sequence;
+    int64_t most_tokens, most_rows, most_sequences, blocks_per_sequence;
     ds_paged_cache cache;
     ds_precision precision;
 } ds_step_opts;
 
 /* What goes through: arrays of opts.most_tokens, tables [most_sequences, blocks_per_sequence], rows
- * [most_sequences]. */
+ * [most_rows]. */
 typedef struct ds_step_batch {
     int64_t n_tokens, n_rows;
     int32_t *tokens, *positions, *owners, *slots;

@@ -3,12 +3,14 @@
 
 #include "models/family.h"
 
+static const ds_init EMPTY = {.kind = DS_FILL, .no_decay = true, .in_parts = true};
+
 static ds_node *cached(ds_graph *g, const ds_model_inputs *in, int64_t layer, const char *which,
                        ds_node *x) {
     char name[64];
     snprintf(name, sizeof name, "cache/%lld/%s", (long long)layer, which);
     const int64_t dims[] = {ds_node_dim(x, 0), in->capacity, ds_node_dim(x, 2), ds_node_dim(x, 3)};
-    ds_node *cache = ds_graph_variable(g, name, DS_F32, 4, dims, DS_INIT_ZEROS);
+    ds_node *cache = ds_graph_variable(g, name, DS_F32, 4, dims, EMPTY);
     return ds_graph_cache_write(g, cache, x, in->start);
 }
 
@@ -24,7 +26,7 @@ static ds_node *paged(ds_graph *g, const ds_model_inputs *in, int64_t layer, con
     snprintf(name, sizeof name, "paged/%lld/%s", (long long)layer, which);
     const int64_t dims[] = {in->cache->n_blocks, in->cache->block_size, ds_node_dim(x, 2),
                             ds_node_dim(x, 3)};
-    ds_node *cache = ds_graph_variable(g, name, in->cache->dtype, 4, dims, DS_INIT_ZEROS);
+    ds_node *cache = ds_graph_variable(g, name, in->cache->dtype, 4, dims, EMPTY);
     return ds_graph_paged_write(g, cache, rows_of(g, x), in->slots);
 }
 

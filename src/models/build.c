@@ -39,6 +39,13 @@ static bool is_sound(ds_graph *g, const ds_model_config *c, int64_t seq_len) {
     return ds_graph_ok(g);
 }
 
+/* The same model where it is used, not trained: nothing is dropped. */
+static ds_model_config without_dropout(const ds_model_config *c) {
+    ds_model_config plain = *c;
+    plain.dropout = 0;
+    return plain;
+}
+
 static ds_node *sequence_input(ds_graph *g, const char *name, int64_t batch, int64_t seq_len) {
     return ds_graph_input(g, name, DS_I32, 2, (int64_t[]){batch, seq_len});
 }
@@ -102,9 +109,11 @@ void ds_model_build_training(ds_graph *g, const ds_model_config *c, int64_t batc
     ds_model_build_packed(g, c, batch, seq_len, (ds_packing){0});
 }
 
-void ds_model_build_logits(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t seq_len) {
-    if (!is_sound(g, c, seq_len))
+void ds_model_build_logits(ds_graph *g, const ds_model_config *config, int64_t batch,
+                           int64_t seq_len) {
+    if (!is_sound(g, config, seq_len))
         return;
+    const ds_model_config plain = without_dropout(config), *c = &plain;
     const ds_model_inputs in = whole_sequences(g, c, batch, seq_len, (ds_packing){0});
     const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
     ds_graph_output(g, "logits", families[c->architecture].head(g, c, trunk.hidden));
@@ -112,10 +121,29 @@ void ds_model_build_logits(ds_graph *g, const ds_model_config *c, int64_t batch,
         ds_graph_output(g, "next_sentence_logits", ds_bert_next_sentence(g, c, trunk.hidden));
 }
 
-void ds_model_build_step(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t n_tokens,
-                         int64_t capacity) {
-    if (!is_sound(g, c, n_tokens))
+void ds_model_build_hidden(ds_graph *g, const ds_model_config *config, int64_t batch,
+                           int64_t seq_len) {
+    if (!is_sound(g, config, seq_len))
         return;
+    const ds_model_config plain = without_dropout(config), *c = &plain;
+    ds_model_inputs in = {
+        .tokens = sequence_input(g, "tokens", batch, seq_len),
+        .positions = ds_graph_iota(g, seq_len),
+        .lengths = ds_graph_input(g, "lengths", DS_I32, 1, &batch),
+    };
+    if (c->architecture == DS_BERT) /* a text is one segment, the first */
+        in.segment_ids = ds_graph_fill(g, 0, DS_I32, 2, (int64_t[]){batch, seq_len});
+    else
+        in.lengths = NULL; /* a causal token sees no padding behind it */
+    const ds_model_trunk trunk = families[c->architecture].trunk(g, c, &in);
+    ds_graph_output(g, "hidden", ds_graph_cast(g, trunk.hidden, DS_F32));
+}
+
+void ds_model_build_step(ds_graph *g, const ds_model_config *config, int64_t batch,
+                         int64_t n_tokens, int64_t capacity) {
+    if (!is_sound(g, config, n_tokens))
+        return;
+    const ds_model_config plain = without_dropout(config), *c = &plain;
     if (!families[c->architecture].is_decoder || capacity < n_tokens || capacity > c->max_seq_len) {
         ds_graph_refuse(g, "model", "%s cannot generate %lld tokens with a cache of %lld",
                         families[c->architecture].name, (long long)n_tokens, (long long)capacity);
@@ -138,11 +166,12 @@ static ds_node *index_input(ds_graph *g, const char *name, int64_t n) {
     return ds_graph_input(g, name, DS_I32, 1, &n);
 }
 
-void ds_model_build_paged(ds_graph *g, const ds_model_config *c, int64_t n_tokens, int64_t n_rows,
-                          int64_t n_sequences, int64_t blocks_per_sequence,
+void ds_model_build_paged(ds_graph *g, const ds_model_config *config, int64_t n_tokens,
+                          int64_t n_rows, int64_t n_sequences, int64_t blocks_per_sequence,
                           const ds_paged_cache *cache) {
-    if (!is_sound(g, c, 1))
+    if (!is_sound(g, config, 1))
         return;
+    const ds_model_config plain = without_dropout(config), *c = &plain;
     if (!families[c->architecture].is_decoder || n_tokens < 1) {
         ds_graph_refuse(g, "model", "%s cannot generate", families[c->architecture].name);
         return;

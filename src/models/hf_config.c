@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/text.h"
 #include "deepseek/models.h"
 #include "models/hf.h"
@@ -438,6 +439,7 @@ static ds_status read_config(const json_t *root, const char *path, ds_model_conf
         DS_TRY(read_key(root, path, k, out));
     DS_TRY(ds_hf_read_rope(root, path, out));
     DS_TRY(read_routing(root, path, out));
+    DS_TRY(ds_hf_read_quantisation(root, path, out));
     fill_in(out);
     const ds_status status = ds_model_config_check(out);
     return status == DS_OK ? DS_OK : ds_fail_within(status, "%s", path);
@@ -461,6 +463,8 @@ ds_status ds_model_config_load(const char *path, ds_model_config *out) {
     size_t size = 0;
     if (ds_llama2c_is(path))
         return ds_llama2c_config(path, out);
+    if (ds_gguf_is(path))
+        return ds_gguf_model_config(path, out);
     snprintf(file, sizeof file, ds_folder_exists(path) ? "%s/config.json" : "%s", path);
     DS_TRY(ds_file_read(file, (size_t)1 << 20, &text, &size));
     const ds_status status = ds_model_config_parse(text, size, file, out);

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "models/load.h"
+#include "program/state.h"
 
 enum { HEADER_NUMBERS = 7, V1_HEADER_BYTES = 256 };
 static const uint32_t MAGIC = 0x616b3432; /* "ak42" */
@@ -191,7 +192,6 @@ static void halve_pairs(const float *from, float *to, const section *s, int64_t 
 /* First pass (write = false) only checks, so that an unsuitable state is not changed. */
 static ds_status load_section(const bin *b, part p, const section *s, const float *data,
                               float *scratch, ds_state *state, bool write) {
-    const size_t size_bytes = (size_t)(s->rows * s->columns) * sizeof *data;
     for (int64_t layer = 0; layer < s->count; layer++, data += s->rows * s->columns) {
         char name[96] = "";
         const float *values = data;
@@ -213,7 +213,7 @@ static ds_status load_section(const bin *b, part p, const section *s, const floa
             halve_pairs(data, scratch, s, b->config.head_dim);
             values = scratch;
         }
-        DS_TRY(ds_state_write(state, name, values, size_bytes));
+        DS_TRY(ds_state_write_floats(state, (size_t)index, 0, count, DS_F32, values));
     }
     return DS_OK;
 }

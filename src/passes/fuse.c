@@ -1,26 +1,42 @@
 /* Joins ops into the forms that backends have one kernel for. Each rule looks at a node whose
  * inputs are already rewritten and whose single-use inputs may be swallowed; what is swallowed is
  * left behind unreachable. */
+#include <string.h>
+
 #include "graph/ops/ops.h"
 #include "passes/linear_cross_entropy.h"
 #include "passes/passes.h"
 
-/* The matmul in `to` that x is, if only the node at hand reads it and no residual is on it yet. */
-static ds_node *open_matmul(const ds_rewrite *r, const ds_node *old, ds_node *x) {
-    if (!ds_node_is(x, &ds_op_matmul) || r->n_uses[old->id] != 1 || x->type.dtype == DS_I32)
-        return NULL;
-    const ds_matmul_attrs *a = x->attrs;
-    return a->has_residual ? NULL : x;
+/* The epilogue of a product, plain or with quantised weights; NULL: x is neither. */
+static const ds_matmul_attrs *epilogue_of(const ds_node *x) {
+    if (ds_node_is(x, &ds_op_matmul))
+        return x->attrs;
+    if (ds_node_is(x, &ds_op_quantised_matmul))
+        return &((const ds_quantised_matmul_attrs *)x->attrs)->epilogue;
+    return NULL;
 }
 
-static ds_node *with_input(ds_graph *to, const ds_node *matmul, const ds_matmul_attrs *attrs,
+/* The product in `to` that x is, if only the node at hand reads it and no residual is on it yet. */
+static ds_node *open_matmul(const ds_rewrite *r, const ds_node *old, ds_node *x) {
+    const ds_matmul_attrs *a = epilogue_of(x);
+    return a && r->n_uses[old->id] == 1 && x->type.dtype != DS_I32 && !a->has_residual ? x : NULL;
+}
+
+static ds_node *with_input(ds_graph *to, const ds_node *matmul, const ds_matmul_attrs *epilogue,
                            ds_node *input) {
-    ds_node *inputs[4];
+    ds_node *inputs[5];
+    ds_quantised_matmul_attrs quantised;
+    const void *attrs = epilogue;
+    if (ds_node_is(matmul, &ds_op_quantised_matmul)) {
+        memcpy(&quantised, matmul->attrs, sizeof quantised);
+        quantised.epilogue = *epilogue;
+        attrs = &quantised;
+    }
     for (int i = 0; i < matmul->n_inputs; i++)
         inputs[i] = matmul->inputs[i];
     if (input)
         inputs[matmul->n_inputs] = input;
-    return ds_graph_add_node(to, &ds_op_matmul, attrs, inputs, matmul->n_inputs + (input ? 1 : 0));
+    return ds_graph_add_node(to, matmul->op, attrs, inputs, matmul->n_inputs + (input ? 1 : 0));
 }
 
 /* The [n] vector behind a broadcast over rows, f32 where a cast of one; NULL if it is none. */
@@ -40,7 +56,7 @@ static ds_node *fuse_add(ds_rewrite *r, ds_graph *to, const ds_node *node, ds_no
         ds_node *matmul = open_matmul(r, node->inputs[k], inputs[k]), *other = inputs[1 - k];
         if (!matmul)
             continue;
-        ds_matmul_attrs attrs = *(const ds_matmul_attrs *)matmul->attrs;
+        ds_matmul_attrs attrs = *epilogue_of(matmul);
         ds_node *bias = bias_of(matmul, other);
         if (bias && !attrs.has_bias && !attrs.has_activation && bias->type.dtype == DS_F32) {
             attrs.has_bias = true;
@@ -75,7 +91,7 @@ static ds_node *fuse_activation(ds_rewrite *r, ds_graph *to, const ds_node *node
     ds_node *matmul = open_matmul(r, node->inputs[0], inputs[0]);
     if (!matmul || (kind != DS_GELU && kind != DS_GELU_TANH && kind != DS_SILU && kind != DS_RELU))
         return NULL;
-    ds_matmul_attrs attrs = *(const ds_matmul_attrs *)matmul->attrs;
+    ds_matmul_attrs attrs = *epilogue_of(matmul);
     if (attrs.has_activation)
         return NULL;
     attrs.has_activation = true;
@@ -92,10 +108,11 @@ static ds_node *fuse_cast(ds_rewrite *r, ds_graph *to, const ds_node *node,
     if (((const ds_cast_attrs *)node->attrs)->dtype != DS_F32 ||
         r->n_uses[node->inputs[0]->id] != 1 || !ds_dtype_is_float(x->type.dtype))
         return NULL;
-    if (ds_node_is(x, &ds_op_matmul) && x->n_inputs == 2) {
-        ds_matmul_attrs attrs = *(const ds_matmul_attrs *)x->attrs;
+    const ds_matmul_attrs *epilogue = epilogue_of(x);
+    if (epilogue && !epilogue->has_bias && !epilogue->has_activation && !epilogue->has_residual) {
+        ds_matmul_attrs attrs = *epilogue;
         attrs.f32_result = true;
-        return ds_graph_add_node(to, &ds_op_matmul, &attrs, x->inputs, 2);
+        return with_input(to, x, &attrs, NULL);
     }
     if (ds_node_is(x, &ds_op_reduce)) {
         ds_reduce_attrs attrs = *(const ds_reduce_attrs *)x->attrs;

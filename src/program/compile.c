@@ -31,17 +31,37 @@ static ds_status advance(pipeline *p, const char *stage, ds_graph *next) {
     return DS_OK;
 }
 
-static ds_status run_passes(pipeline *p, const ds_graph *model, ds_backend *backend) {
+static ds_dtype stored_dtype(const char *param, const void *state) {
+    return ds_state_stored_dtype(state, param);
+}
+
+static ds_status take_stored(pipeline *p, const ds_state *state) {
+    if (!ds_state_is_read_only(state))
+        return DS_OK;
+    if (p->opts->loss)
+        return ds_fail(DS_INVALID, "the parameters of this state are as a trained model's files "
+                                   "have them: they can be used, not trained");
+    DS_TRY(advance(p, "quantise", ds_pass_quantise(p->g, ds_state_find_quantised, state)));
+    return advance(p, "stored", ds_pass_stored(p->g, stored_dtype, state));
+}
+
+static ds_status run_passes(pipeline *p, const ds_graph *model, const ds_state *state) {
     const ds_compile_opts *o = p->opts;
+    ds_backend *backend = ds_state_backend(state);
     if (!ds_graph_ok(model))
         return model->status;
     DS_TRY(advance(p, "model", ds_graph_rewrite(model, NULL, NULL)));
+    if (o->quantisation != DS_QUANTISE_NONE)
+        DS_TRY(advance(p, "quantisation_aware", ds_pass_quantisation_aware(p->g, o->quantisation)));
     if (o->precision != DS_PRECISION_FULL)
         DS_TRY(advance(p, "precision", ds_pass_precision(p->g, o->precision)));
+    DS_TRY(take_stored(p, state));
     if (o->no_fused_attention)
         DS_TRY(advance(p, "unfuse_attention", ds_pass_unfuse_attention(p->g)));
     if (o->loss)
         DS_TRY(advance(p, "autodiff", ds_pass_autodiff(p->g, o->loss, o->accumulate)));
+    if (o->quantisation != DS_QUANTISE_NONE)
+        DS_TRY(advance(p, "drop_surrogates", ds_pass_drop_surrogates(p->g)));
     if (!o->no_fuse) {
         DS_TRY(advance(p, "fuse", ds_pass_fuse(p->g)));
         DS_TRY(advance(p, "fuse_elementwise", ds_pass_fuse_elementwise(p->g)));
@@ -219,6 +239,9 @@ static ds_status finish(ds_program *p, const ds_compile_opts *o) {
     if (!o->plan_only)
         DS_TRY(prepare_steps(p));
     DS_TRY(make_report(p));
+    if (p->changes_params && ds_state_is_read_only(p->state))
+        return ds_fail(DS_INVALID, "the parameters of this state are read-only: a program that "
+                                   "changes them cannot run over it");
     if (!o->plan_only)
         DS_TRY(ds_working_memory_reserve(p->memory, p->report.working, p->report.host));
     return DS_OK;
@@ -232,7 +255,7 @@ ds_status ds_compile(const ds_graph *g, ds_state *state, ds_compile_opts opts, d
     p->state = state;
     p->backend = ds_state_backend(state);
     pipeline passes = {.opts = &opts};
-    ds_status status = run_passes(&passes, g, p->backend);
+    ds_status status = run_passes(&passes, g, state);
     p->graph = passes.g;
     if (status == DS_OK)
         status = finish(p, &opts);

@@ -6,6 +6,8 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/error.h"
+#include "deepseek/grammar.h"
 
 ds_exchange *ds_exchange_new(ds_server *server, struct MHD_Connection *connection) {
     ds_exchange *x = ds_calloc(1, sizeof *x);
@@ -25,6 +27,9 @@ void ds_exchange_release(ds_exchange *x) {
     if (!x || atomic_fetch_sub(&x->references, 1) > 1)
         return;
     ds_openai_answer_clear(&x->answer);
+    ds_grammar_free(x->grammar);
+    free(x->prompt);
+    free(x->parts);
     ds_openai_request_clear(&x->request);
     ds_text_clear(&x->body);
     pthread_mutex_destroy(&x->lock);
@@ -40,9 +45,17 @@ static void wake(ds_exchange *x) {
     MHD_resume_connection(x->connection);
 }
 
+static void cancel_parts(ds_exchange *x) {
+    for (int i = 0; i < x->answer.n; i++)
+        if (x->parts[i].submitted && !x->answer.choices[i].finished)
+            ds_async_executor_cancel(x->server->executor, x->parts[i].id);
+}
+
+/* Nothing more is wanted of any choice. */
 static void finish(ds_exchange *x, unsigned code) {
     x->done = true;
     x->code = code;
+    cancel_parts(x);
 }
 
 /* A stream has begun with 200: its error is an event. A whole answer is replaced. */
@@ -56,52 +69,95 @@ static void fail_with(ds_exchange *x, unsigned code, const char *message, const 
     finish(x, code);
 }
 
-static void take_token(ds_exchange *x, const ds_event *event) {
-    const double now = ds_clock_s();
-    if (event->index == 0)
-        ds_metrics_first_token(&x->server->metrics, now - x->begin_s);
-    else
-        ds_metrics_later_token(&x->server->metrics, now - x->last_token_s);
-    x->last_token_s = now;
-    bool stopped = false;
-    ds_status status = ds_openai_answer_token(&x->answer, event->token, event->logprob, &stopped);
-    if (status == DS_OK && stopped)
-        status = ds_openai_answer_finish(&x->answer, "stop");
-    if (status != DS_OK)
+static void finish_part(ds_exchange *x, const ds_exchange_part *part, const char *reason) {
+    if (ds_openai_answer_finish(&x->answer, part->index, reason) != DS_OK)
         fail_with(x, 500, ds_error(), "server_error");
-    else if (stopped)
+    else if (x->answer.n_finished == x->answer.n)
         finish(x, 200);
-    if (x->done)
-        ds_async_executor_cancel(x->server->executor, event->request);
 }
 
-static void take_end(ds_exchange *x, const ds_event *event) {
+static void take_token(ds_exchange *x, ds_exchange_part *part, const ds_event *event) {
+    const double now = ds_clock_s();
+    if (event->index > 0)
+        ds_metrics_later_token(&x->server->metrics, now - part->last_token_s);
+    else if (part->index == 0)
+        ds_metrics_first_token(&x->server->metrics, now - x->begin_s);
+    part->last_token_s = now;
+    bool stopped = false;
+    if (ds_openai_answer_token(&x->answer, part->index, event, &stopped) != DS_OK) {
+        fail_with(x, 500, ds_error(), "server_error");
+    } else if (stopped) {
+        finish_part(x, part, "stop");
+        ds_async_executor_cancel(x->server->executor, event->request);
+    }
+}
+
+static void take_end(ds_exchange *x, const ds_exchange_part *part, const ds_event *event) {
     const bool whole = event->finish == DS_FINISH_STOP || event->finish == DS_FINISH_LENGTH;
     if (event->finish == DS_FINISH_ERROR)
         fail_with(x, 500, event->error ? event->error : "the model failed", "server_error");
     else if (!whole)
         fail_with(x, 503, "the request was cancelled", "server_error");
-    else if (ds_openai_answer_finish(&x->answer,
-                                     event->finish == DS_FINISH_STOP ? "stop" : "length") != DS_OK)
-        fail_with(x, 500, ds_error(), "server_error");
     else
-        finish(x, 200);
+        finish_part(x, part, event->finish == DS_FINISH_STOP ? "stop" : "length");
+}
+
+static void on_event(const ds_event *event, void *context);
+
+static ds_status submit_part(ds_exchange *x, int i) {
+    size_t n_stops = 0;
+    const int32_t *stops = ds_model_end_tokens(x->server->model, &n_stops);
+    ds_exchange_part *part = &x->parts[i];
+    ds_request request = {.prompt = x->prompt,
+                          .n_prompt = x->n_prompt,
+                          .max_tokens = x->request.max_tokens,
+                          .sampling = x->request.sampling,
+                          .stop_tokens = stops,
+                          .n_stop_tokens = n_stops,
+                          .logprobs = x->request.logprobs,
+                          .top_logprobs = x->request.top_logprobs,
+                          .grammar = x->grammar,
+                          .on_event = on_event,
+                          .context = part};
+    request.sampling.seed += (uint64_t)i * 0x9E3779B97F4A7C15u;
+    *part = (ds_exchange_part){.exchange = x, .index = i};
+    atomic_fetch_add(&x->references, 1); /* the executor's */
+    const ds_status status = ds_async_executor_submit(x->server->executor, &request, &part->id);
+    part->submitted = status == DS_OK;
+    if (status != DS_OK)
+        atomic_fetch_sub(&x->references, 1); /* never the last one */
+    return status;
+}
+
+static void submit_others(ds_exchange *x) {
+    for (int i = 1; i < x->answer.n && !x->done; i++) {
+        const ds_status status = submit_part(x, i);
+        if (status == DS_BUSY)
+            fail_with(x, 429, "the queue has no room for so many answers", "rate_limit_error");
+        else if (status != DS_OK)
+            fail_with(x, 500, ds_error(), "server_error");
+    }
+    free(x->prompt);
+    x->prompt = NULL;
 }
 
 /* ---- the executor's thread ------------------------------------------------------------------- */
 
 static void on_event(const ds_event *event, void *context) {
-    ds_exchange *x = context;
+    ds_exchange_part *part = context;
+    ds_exchange *x = part->exchange;
     const bool is_last = event->finish != DS_FINISH_NONE;
     pthread_mutex_lock(&x->lock);
-    if (!x->done) {
+    if (!x->done && x->prompt)
+        submit_others(x);
+    if (!x->done && !x->answer.choices[part->index].finished) {
         if (is_last)
-            take_end(x, event);
+            take_end(x, part, event);
         else
-            take_token(x, event);
-        if (x->done || (x->answer.stream && x->answer.out.length > x->n_sent))
-            wake(x);
+            take_token(x, part, event);
     }
+    if (x->done || (x->answer.stream && x->answer.out.length > x->n_sent))
+        wake(x);
     pthread_mutex_unlock(&x->lock);
     if (is_last)
         ds_exchange_release(x);
@@ -109,39 +165,53 @@ static void on_event(const ds_event *event, void *context) {
 
 /* ---- the connection's thread ----------------------------------------------------------------- */
 
-ds_status ds_exchange_submit(ds_exchange *x, const int32_t *prompt, int64_t n_prompt) {
-    size_t n_stops = 0;
-    const int32_t *stops = ds_model_end_tokens(x->server->model, &n_stops);
-    const ds_request request = {.prompt = prompt,
-                                .n_prompt = n_prompt,
-                                .max_tokens = x->request.max_tokens,
-                                .sampling = x->request.sampling,
-                                .stop_tokens = stops,
-                                .n_stop_tokens = n_stops,
-                                .logprobs = x->request.logprobs,
-                                .on_event = on_event,
-                                .context = x};
-    atomic_fetch_add(&x->references, 1); /* the executor's */
+ds_status ds_exchange_submit(ds_exchange *x) {
+    x->parts = ds_calloc((size_t)x->answer.n, sizeof *x->parts);
+    if (!x->parts)
+        return DS_OUT_OF_MEMORY;
     /* its first token may come before the call returns; it waits at the lock */
     pthread_mutex_lock(&x->lock);
-    const ds_status status = ds_async_executor_submit(x->server->executor, &request, &x->id);
+    const ds_status status = submit_part(x, 0);
     x->submitted = status == DS_OK;
     pthread_mutex_unlock(&x->lock);
-    if (status != DS_OK)
-        ds_exchange_release(x);
     return status;
+}
+
+void ds_exchange_begin(ds_exchange *x) {
+    atomic_fetch_add(&x->references, 1); /* of whoever completes it */
+    pthread_mutex_lock(&x->lock);
+    x->submitted = true;
+    pthread_mutex_unlock(&x->lock);
+}
+
+bool ds_exchange_is_done(ds_exchange *x) {
+    pthread_mutex_lock(&x->lock);
+    const bool done = x->done;
+    pthread_mutex_unlock(&x->lock);
+    return done;
+}
+
+void ds_exchange_complete(ds_exchange *x, unsigned code, ds_text *body) {
+    pthread_mutex_lock(&x->lock);
+    if (!x->done) {
+        ds_text_clear(&x->answer.out);
+        x->answer.out = *body;
+        *body = (ds_text){0};
+        finish(x, code);
+        wake(x);
+    }
+    pthread_mutex_unlock(&x->lock);
+    ds_text_clear(body);
+    ds_exchange_release(x);
 }
 
 bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type) {
     pthread_mutex_lock(&x->lock);
     const bool was_at_work = x->submitted && !x->done;
-    if (was_at_work) {
-        ds_async_executor_cancel(x->server->executor, x->id);
-        if (message)
-            fail_with(x, code, message, type);
-        else
-            finish(x, 499);
-    }
+    if (was_at_work && message)
+        fail_with(x, code, message, type);
+    else if (was_at_work)
+        finish(x, 499);
     x->broken = x->broken || !message;
     wake(x);
     pthread_mutex_unlock(&x->lock);

@@ -7,12 +7,23 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "infer/prompt.h"
 #include "serve/answer.h"
+#include "serve/embeddings.h"
+#include "serve/grammar_cache.h"
 #include "serve/metrics.h"
-#include "serve/prompt.h"
 #include "serve/server.h"
 
 typedef struct ds_exchange ds_exchange;
+
+/* One choice of the answer: a request of the executor. */
+typedef struct ds_exchange_part {
+    ds_exchange *exchange;
+    int index;
+    uint64_t id; /* the executor's */
+    bool submitted;
+    double last_token_s;
+} ds_exchange_part;
 
 struct ds_exchange {
     ds_server *server;
@@ -27,20 +38,25 @@ struct ds_exchange {
     pthread_mutex_t lock; /* guards what follows */
     ds_openai_request request;
     ds_openai_answer answer;
+    ds_grammar *grammar; /* of the answers; NULL: any */
+    int32_t *prompt;     /* [n_prompt], while choices are still to be submitted */
+    int64_t n_prompt;
+    ds_exchange_part *parts;                 /* [answer.n] */
     size_t n_sent;                           /* of answer.out */
     bool suspended, submitted, done, broken; /* broken: nothing more can be sent */
     unsigned code;                           /* of the answer, once done */
-    uint64_t id;                             /* the executor's */
-    double begin_s, last_token_s, deadline_s;
+    double begin_s, deadline_s;
 };
 
 struct ds_server {
     struct MHD_Daemon *daemon;
     ds_model *model;
-    ds_async_executor *executor;
+    ds_async_executor *executor; /* NULL: the model gives embeddings only */
+    ds_embedding_worker *embeddings;
     ds_server_opts opts;
     const char *name;
     ds_prompt_format format;
+    ds_grammar_cache grammars; /* of the thread that serves connections */
     ds_metrics metrics;
     unsigned char key_digest[32];
     int64_t created;
@@ -58,8 +74,14 @@ struct ds_server {
 ds_exchange *ds_exchange_new(ds_server *server, struct MHD_Connection *connection);
 void ds_exchange_release(ds_exchange *x);
 
-/* Hands the parsed request to the executor; the tokens are copied. */
-ds_status ds_exchange_submit(ds_exchange *x, const int32_t *prompt, int64_t n_prompt);
+/* Hands the parsed request, whose answer was begun, to the executor. Its first choice goes at once;
+ * the others follow when that has its first token, and find the prompt's keys and values there. */
+ds_status ds_exchange_submit(ds_exchange *x);
+/* For work that is not the executor's: it counts as at work, with a reference, until it is
+ * completed by the whole body of its answer, which is taken over. */
+void ds_exchange_begin(ds_exchange *x);
+void ds_exchange_complete(ds_exchange *x, unsigned code, ds_text *body);
+bool ds_exchange_is_done(ds_exchange *x); /* perhaps early */
 /* Ends it early: with a message for the client, or (NULL) with nothing, when the client is gone.
  * Returns whether it was still at work. */
 bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const char *type);

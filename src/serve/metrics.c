@@ -71,6 +71,12 @@ static void write_value(ds_text *out, const char *name, const char *type, const 
     ds_text_printf(out, "deepseek_%s %lld\n", name, (long long)value);
 }
 
+static void write_ratio(ds_text *out, const char *name, const char *help, int64_t part,
+                        int64_t whole) {
+    write_head(out, name, "gauge", help);
+    ds_text_printf(out, "deepseek_%s %.6g\n", name, whole > 0 ? (double)part / (double)whole : 0.0);
+}
+
 static void write_histogram(ds_text *out, const char *name, const char *help,
                             const ds_histogram *h) {
     write_head(out, name, "histogram", help);
@@ -103,6 +109,8 @@ static const struct {
     ROW("prefix_hit_tokens_total", "counter", cached_tokens,
         "Tokens of prompts whose keys and values were in the cache."),
     ROW("generated_tokens_total", "counter", generated_tokens, "Tokens of answers."),
+    ROW("proposed_tokens_total", "counter", proposed_tokens, "Tokens guessed by speculation."),
+    ROW("accepted_tokens_total", "counter", accepted_tokens, "Of those, that were right."),
     ROW("preemptions_total", "counter", preemptions, "Requests put back for want of cache."),
     ROW("steps_total", "counter", steps, "Steps of the model."),
     ROW("step_tokens", "gauge", tokens_in_last_step, "Tokens in the last step."),
@@ -116,6 +124,10 @@ void ds_metrics_write(ds_metrics *m, const ds_executor_stats *stats, ds_text *ou
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         write_value(out, rows[i].name, rows[i].type, rows[i].help,
                     *(const int64_t *)((const char *)stats + rows[i].offset));
+    write_ratio(out, "prefix_hit_ratio", "Part of the prompts' tokens that was in the cache.",
+                stats->cached_tokens, stats->prompt_tokens);
+    write_ratio(out, "accepted_ratio", "Part of the guessed tokens that was right.",
+                stats->accepted_tokens, stats->proposed_tokens);
     pthread_mutex_lock(&m->lock);
     write_head(out, "http_requests_total", "counter", "HTTP answers by status code.");
     for (size_t i = 0; i < DS_MOST_CODES && m->codes[i].code != 0; i++)
@@ -129,4 +141,9 @@ void ds_metrics_write(ds_metrics *m, const ds_executor_stats *stats, ds_text *ou
     write_histogram(out, "time_per_output_token_seconds", "From each token to the next.",
                     &m->later_tokens);
     pthread_mutex_unlock(&m->lock);
+}
+
+bool ds_metrics_stalled(const ds_executor_stats *stats, double oldest_s, double now_s) {
+    const double since_s = stats->last_step_s > oldest_s ? stats->last_step_s : oldest_s;
+    return stats->n_running > 0 && now_s - since_s > DS_STALL_S;
 }

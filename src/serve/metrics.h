@@ -33,6 +33,11 @@ void ds_metrics_count_timeout(ds_metrics *m);
 void ds_metrics_first_token(ds_metrics *m, double seconds);
 void ds_metrics_later_token(ds_metrics *m, double seconds);
 
+/* Whether the model hangs: requests are at work, and neither has it taken a step for a minute nor
+ * did the oldest of them begin within it (HUGE_VAL for none). Times of the monotonic clock. */
+bool ds_metrics_stalled(const ds_executor_stats *stats, double oldest_s, double now_s);
+enum { DS_STALL_S = 60 };
+
 /* Appends the text format, version 0.0.4. */
 void ds_metrics_write(ds_metrics *m, const ds_executor_stats *stats, ds_text *out);
 

@@ -10,6 +10,8 @@
 enum {
     DS_OPENAI_MOST_STOPS = 4,
     DS_OPENAI_MOST_BIASES = 1024,
+    DS_OPENAI_MOST_CHOICES = 128,
+    DS_OPENAI_MOST_TOOLS = 128,
     DS_OPENAI_DEEPEST = 64,   /* arrays and objects within each other */
     DS_COMPLETION_TOKENS = 16 /* of /v1/completions, when max_tokens is not given, as OpenAI's */
 };
@@ -26,12 +28,18 @@ typedef struct ds_openai_request {
     char *prompt; /* NULL: given as tokens or messages */
     int32_t *tokens;
     size_t n_tokens;
-    ds_chat_message *messages; /* [n_messages]; "developer" became "system" */
-    size_t n_messages;
-    int64_t max_tokens;   /* 0: as many as fit */
-    ds_sampling sampling; /* its bias is `bias` */
+    ds_chat_message *messages; /* "developer" became "system" */
+    ds_chat chat;              /* of these messages; without any for a completion */
+    int64_t max_tokens;        /* 0: as many as fit */
+    ds_sampling sampling;      /* its bias is `bias` */
     ds_logit_bias *bias;
-    bool has_seed, stream, include_usage, logprobs;
+    int n; /* answers */
+    bool has_seed, stream, include_usage, logprobs, echo;
+    int top_logprobs;    /* beside each token's own */
+    bool one_call;       /* of tools */
+    json_t *called;      /* the tools of which one must be called; NULL: none must */
+    json_t *schema;      /* of the answer; NULL: none */
+    const char *grammar; /* of the answer, GBNF; NULL: none */
     char *stops[DS_OPENAI_MOST_STOPS];
     size_t n_stops;
     void *json; /* owns the strings above */

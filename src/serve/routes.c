@@ -7,12 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "serve/exchange.h"
 #include "serve/page.h"
 
-enum { STALL_S = 60, RETRY_S = 1 };
+enum { RETRY_S = 1 };
 
 static const char JSON[] = "application/json";
 
@@ -96,23 +97,32 @@ static enum MHD_Result get_page(ds_exchange *x) {
     return queue(x, 200, response, "text/html; charset=utf-8");
 }
 
+/* Tokens of the longest text. */
+static int64_t longest_of(const ds_server *s) {
+    return s->executor ? ds_model_get_config(s->model)->max_seq_len
+                       : ds_model_embedding_length(s->model);
+}
+
 static enum MHD_Result get_models(ds_exchange *x) {
     const ds_server *s = x->server;
     return send_json(x, 200,
                      json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:I}]}", "object", "list", "data",
                                "id", s->name, "object", "model", "created", (json_int_t)s->created,
-                               "owned_by", "deepseek", "max_model_len",
-                               (json_int_t)ds_model_get_config(s->model)->max_seq_len));
+                               "owned_by", "deepseek", "max_model_len", (json_int_t)longest_of(s)));
 }
 
-/* Alive unless requests are at work and the model has not taken a step for long. */
+/* Of a model without executor nothing runs or waits there. */
+static ds_executor_stats stats_of(const ds_server *s) {
+    ds_executor_stats stats = {0};
+    if (s->executor)
+        ds_async_executor_stats(s->executor, &stats);
+    return stats;
+}
+
+/* Alive unless the model hangs. */
 static enum MHD_Result get_health(ds_exchange *x) {
-    ds_executor_stats stats;
-    ds_async_executor_stats(x->server->executor, &stats);
-    const double oldest_s = ds_watch_oldest_s(x->server);
-    const double since_s =
-        ds_clock_s() - (stats.last_step_s > oldest_s ? stats.last_step_s : oldest_s);
-    const bool stalled = stats.n_running > 0 && since_s > STALL_S;
+    const ds_executor_stats stats = stats_of(x->server);
+    const bool stalled = ds_metrics_stalled(&stats, ds_watch_oldest_s(x->server), ds_clock_s());
     return send_json(x, stalled ? 503 : 200,
                      json_pack("{s:s, s:I, s:I}", "status", stalled ? "stalled" : "ok", "running",
                                (json_int_t)stats.n_running, "waiting",
@@ -126,9 +136,8 @@ static enum MHD_Result get_ready(ds_exchange *x) {
 }
 
 static enum MHD_Result get_metrics(ds_exchange *x) {
-    ds_executor_stats stats;
+    const ds_executor_stats stats = stats_of(x->server);
     ds_text text = {0};
-    ds_async_executor_stats(x->server->executor, &stats);
     ds_metrics_write(&x->server->metrics, &stats, &text);
     return send_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
 }
@@ -168,10 +177,22 @@ static enum MHD_Result send_or_wait(ds_exchange *x) {
     return result;
 }
 
+/* Whether the model asked for is the one here, or none is asked for; otherwise the refusal is sent.
+ */
+static bool is_served(ds_exchange *x, const char *model, enum MHD_Result *sent) {
+    char message[600];
+    if (!model || strcmp(model, x->server->name) == 0)
+        return true;
+    snprintf(message, sizeof message, "the model '%.200s' is not served here; '%s' is", model,
+             x->server->name);
+    message[ds_utf8_valid(message, strlen(message))] = '\0';
+    *sent = send_error(x, 404, message, "model");
+    return false;
+}
+
 /* Reads the body into x->request; otherwise the refusal is sent. */
 static bool read_request(ds_exchange *x, ds_openai_kind kind, enum MHD_Result *sent) {
     ds_openai_error error;
-    char message[600];
     const ds_status status = ds_openai_request_parse(kind, x->body.data ? x->body.data : "",
                                                      x->body.length, &x->request, &error);
     ds_text_clear(&x->body);
@@ -180,52 +201,66 @@ static bool read_request(ds_exchange *x, ds_openai_kind kind, enum MHD_Result *s
         *sent = send_error(x, code_of(status), told ? error.message : ds_error(), error.param);
         return false;
     }
-    if (!x->request.model || strcmp(x->request.model, x->server->name) == 0)
-        return true;
-    snprintf(message, sizeof message, "the model '%.200s' is not served here; '%s' is",
-             x->request.model, x->server->name);
-    message[ds_utf8_valid(message, strlen(message))] = '\0';
-    *sent = send_error(x, 404, message, "model");
-    return false;
+    return is_served(x, x->request.model, sent);
 }
 
-static void complete_request(ds_exchange *x) {
-    ds_openai_request *r = &x->request;
-    const char *stop = ds_chat_family_stop(x->server->format.chat.family);
-    if (!r->has_seed)
-        r->sampling.seed = (x->server->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
-    if (r->kind == DS_OPENAI_CHAT && stop)
-        x->answer.filter.stops[x->answer.filter.n_stops++] = stop;
+static ds_status encode_prompt(const ds_prompt_format *f, const ds_openai_request *r, int32_t **ids,
+                               size_t *n) {
+    if (r->chat.n_messages > 0)
+        return ds_prompt_encode_chat(f, &r->chat, ids, n);
+    if (r->prompt)
+        return ds_prompt_encode_text(f, r->prompt, ids, n);
+    *ids = ds_malloc((r->n_tokens + 1) * sizeof **ids);
+    if (!*ids)
+        return DS_OUT_OF_MEMORY;
+    memcpy(*ids, r->tokens, r->n_tokens * sizeof **ids);
+    *n = r->n_tokens;
+    return DS_OK;
+}
+
+/* What the executor would refuse must not reach the tokenizer as ids. */
+static ds_status check_prompt(const ds_exchange *x) {
+    const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
+    for (int64_t i = 0; i < x->n_prompt; i++)
+        if (x->prompt[i] < 0 || x->prompt[i] >= vocab)
+            return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", x->prompt[i],
+                           (long long)vocab - 1);
+    return DS_OK;
 }
 
 static ds_status begin_answer(ds_exchange *x) {
-    int32_t *prompt = NULL;
+    ds_server *s = x->server;
+    ds_openai_request *r = &x->request;
+    const ds_chat_family *family = s->format.chat.family;
     size_t n = 0;
     char id[48];
-    snprintf(id, sizeof id, "%s-%016llx", x->request.kind == DS_OPENAI_CHAT ? "chatcmpl" : "cmpl",
-             (unsigned long long)(x->server->id_salt + x->serial));
-    ds_status status = ds_prompt_encode(&x->server->format, &x->request, &prompt, &n);
-    /* what the executor would refuse must not reach the tokenizer as ids */
-    const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
-    for (size_t i = 0; i < n && status == DS_OK; i++)
-        if (prompt[i] < 0 || prompt[i] >= vocab)
-            status =
-                ds_fail(DS_INVALID, "token %d is not in 0 … %lld", prompt[i], (long long)vocab - 1);
-    if (status == DS_OK)
-        status = ds_openai_answer_begin(&x->request, x->server->format.tokenizer, x->server->name,
-                                        id, prompt, (int64_t)n, &x->answer);
-    if (status == DS_OK) {
-        complete_request(x);
-        status = ds_exchange_submit(x, prompt, (int64_t)n);
-    }
-    free(prompt);
-    return status;
+    snprintf(id, sizeof id, "%s-%016llx", r->kind == DS_OPENAI_CHAT ? "chatcmpl" : "cmpl",
+             (unsigned long long)(s->id_salt + x->serial));
+    if (!r->has_seed)
+        r->sampling.seed = (s->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
+    DS_TRY(encode_prompt(&s->format, r, &x->prompt, &n));
+    x->n_prompt = (int64_t)n;
+    DS_TRY(check_prompt(x));
+    DS_TRY(
+        ds_grammar_cache_get(&s->grammars, s->model, ds_chat_family_tools(family), r, &x->grammar));
+    const ds_openai_answer_opts opts = {.tokenizer = s->format.tokenizer,
+                                        .model = s->name,
+                                        .id = id,
+                                        .tools = ds_chat_family_tools(family),
+                                        .stop = ds_chat_family_stop(family),
+                                        .prompt = x->prompt,
+                                        .n_prompt = x->n_prompt};
+    DS_TRY(ds_openai_answer_begin(r, &opts, &x->answer));
+    return ds_exchange_submit(x);
 }
 
 static enum MHD_Result answer(ds_exchange *x, ds_openai_kind kind) {
     enum MHD_Result sent = MHD_NO;
     if (x->submitted)
         return send_or_wait(x);
+    if (!x->server->executor)
+        return send_error(
+            x, 400, "this model writes no text, it gives embeddings: ask /v1/embeddings", "model");
     if (!read_request(x, kind, &sent))
         return sent;
     const ds_status status = begin_answer(x);
@@ -243,13 +278,36 @@ static enum MHD_Result post_chat(ds_exchange *x) {
     return answer(x, DS_OPENAI_CHAT);
 }
 
+static enum MHD_Result post_embeddings(ds_exchange *x) {
+    enum MHD_Result sent = MHD_NO;
+    ds_embeddings_request request;
+    ds_openai_error error;
+    if (x->submitted)
+        return send_or_wait(x);
+    ds_status status = ds_embeddings_request_parse(x->body.data ? x->body.data : "", x->body.length,
+                                                   &request, &error);
+    ds_text_clear(&x->body);
+    if (status != DS_OK)
+        return send_error(x, code_of(status), status == DS_INVALID ? error.message : ds_error(),
+                          error.param);
+    if (!is_served(x, request.model, &sent)) {
+        ds_embeddings_request_clear(&request);
+        return sent;
+    }
+    status = ds_embedding_worker_submit(x->server->embeddings, x, &request);
+    if (status != DS_OK)
+        return send_error(x, code_of(status), ds_error(), NULL);
+    ds_watch_add(x);
+    return send_or_wait(x);
+}
+
 static enum MHD_Result post_tokenize(ds_exchange *x) {
     enum MHD_Result sent = MHD_NO;
     int32_t *ids = NULL;
     size_t n = 0;
     if (!read_request(x, DS_OPENAI_TOKENIZE, &sent))
         return sent;
-    const ds_status status = ds_prompt_encode(&x->server->format, &x->request, &ids, &n);
+    const ds_status status = encode_prompt(&x->server->format, &x->request, &ids, &n);
     if (status != DS_OK)
         return send_error(x, code_of(status), ds_error(), NULL);
     json_t *list = json_array();
@@ -276,6 +334,7 @@ static const struct route {
     {"GET", "/v1/models", get_models, false},
     {"POST", "/v1/completions", post_completions, false},
     {"POST", "/v1/chat/completions", post_chat, false},
+    {"POST", "/v1/embeddings", post_embeddings, false},
     {"POST", "/tokenize", post_tokenize, false},
 };
 
@@ -355,10 +414,11 @@ enum MHD_Result ds_route(ds_exchange *x, const char *method, const char *url) {
     if (!route && other_method)
         return send_error(x, 405, "this address does not take that method", NULL);
     if (!route)
-        return send_error(x, 404,
-                          "no such address; there are /v1/models, /v1/completions, "
-                          "/v1/chat/completions, /tokenize, /health, /ready, /metrics and /",
-                          NULL);
+        return send_error(
+            x, 404,
+            "no such address; there are /v1/models, /v1/completions, "
+            "/v1/chat/completions, /v1/embeddings, /tokenize, /health, /ready, /metrics and /",
+            NULL);
     if (strcmp(route->method, "POST") == 0 && !x->submitted && atomic_load(&x->server->draining))
         return send_error(x, 503, "the server is shutting down", NULL);
     return route->answer(x);

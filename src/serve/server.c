@@ -135,7 +135,9 @@ static ds_status check_opts(const ds_model *model, const ds_server_opts *o) {
 static ds_status open_server(ds_server *s) {
     DS_TRY(check_opts(s->model, &s->opts));
     DS_TRY(ds_prompt_format_load(ds_model_get_tokenizer(s->model), s->opts.folder, &s->format));
-    DS_TRY(ds_async_executor_new(s->model, s->opts.executor, &s->executor));
+    if (ds_model_get_config(s->model)->architecture != DS_BERT)
+        DS_TRY(ds_async_executor_new(s->model, s->opts.executor, &s->executor));
+    DS_TRY(ds_embedding_worker_new(s->model, s->name, s->opts.executor.max_queue, &s->embeddings));
     DS_TRY(ds_watch_begin(s));
     return listen_at(s);
 }
@@ -175,6 +177,10 @@ const char *ds_server_template(const ds_server *s, bool *recognised) {
     return ds_chat_family_name(s->format.chat.family);
 }
 
+bool ds_server_generates(const ds_server *s) {
+    return s->executor != NULL;
+}
+
 /* ---- ending ---------------------------------------------------------------------------------- */
 
 static bool wait_for_end(ds_server *s, double seconds) {
@@ -210,6 +216,8 @@ void ds_server_free(ds_server *s) {
     }
     ds_watch_end(s);
     ds_async_executor_free(s->executor); /* its callbacks hold exchanges to the end */
+    ds_grammar_cache_clear(&s->grammars);
+    ds_embedding_worker_free(s->embeddings);
     ds_metrics_destroy(&s->metrics);
     pthread_mutex_destroy(&s->list_lock);
     free(s);

@@ -38,6 +38,8 @@ ds_status ds_server_new(ds_model *model, const ds_server_opts *opts, ds_server *
 int ds_server_port(const ds_server *server);
 /* The name of the chat template; *recognised: false when it is a stand-in. */
 const char *ds_server_template(const ds_server *server, bool *recognised);
+/* Whether the model answers; else it gives embeddings only. */
+bool ds_server_generates(const ds_server *server);
 /* Takes no new requests, and waits until those at work are answered, at most so long. Returns how
  * many were given up. */
 int ds_server_drain(ds_server *server, double timeout_s);

@@ -55,10 +55,14 @@ static void mark_first_keys(const ds_batch *b, int32_t *first_keys) {
 }
 
 ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_step_batch *batch) {
+    const bool is_shared = loader == t->train_data;
+    const int64_t n_ranks = is_shared ? ds_trainer_n_ranks(t) : 1;
+    const int64_t rank = is_shared ? ds_trainer_rank(t) : 0;
     batch->n_predicted = 0;
     for (int i = 0; i < n_micro; i++) {
         const ds_batch *b = NULL;
-        DS_TRY(ds_loader_next(loader, t->micro_batch, &b));
+        DS_TRY(ds_loader_next_share(loader, n_ranks * t->micro_batch, rank * t->micro_batch,
+                                    t->micro_batch, &b));
         const int64_t first = i * t->micro_batch, n = t->micro_batch * t->seq_len;
         copy_rows(batch->tokens, b->tokens, first * t->seq_len, n);
         copy_rows(batch->labels, b->labels, first * t->seq_len, n);

@@ -15,6 +15,7 @@ static const double RESERVE = 0.1;
 static ds_status measure_step(ds_trainer *t, double *step_s) {
     double loss = 0;
     DS_TRY(ds_step_batch_fill(t, t->train_data, t->n_micro, &t->batch));
+    DS_TRY(ds_trainer_join_batch(t));
     for (int i = 0; i < 2; i++) {
         const double start = ds_clock_s();
         DS_TRY(ds_trainer_gradients(t, &loss));
@@ -47,8 +48,10 @@ ds_status ds_trainer_fit_duration(ds_trainer *t) {
     const double duration_s = t->config->training.duration_s;
     if (duration_s == DS_TRAIN_AUTO)
         return DS_OK;
-    if (t->progress.planned_seconds != duration_s)
+    if (t->progress.planned_seconds != duration_s) {
         DS_TRY(plan_steps(t, duration_s));
+        DS_TRY(ds_trainer_share_plan(t));
+    }
     if (t->progress.planned_steps < t->steps)
         ds_trainer_set_steps(t, t->progress.planned_steps);
     return DS_OK;

@@ -43,7 +43,7 @@ static bool is_in(const char *folder, const char *path) {
  * newer make way for those that this run will write. */
 static ds_status find_own(const ds_trainer *t, char path[PATH_MAX]) {
     char folder[PATH_MAX];
-    if (ds_checkpoint_find(checkpoint_folder(t, folder), path) != DS_OK)
+    if (ds_checkpoint_find(checkpoint_folder(t, folder), DS_VERIFY_ALL, path) != DS_OK)
         *path = '\0';
     return ds_checkpoint_set_aside(folder, ds_checkpoint_step(path), "damaged");
 }
@@ -77,7 +77,7 @@ static void report_finished(ds_trainer *t) {
         ds_trainer_note(t, CHECKPOINT_FAILED, ds_error());
 }
 
-ds_status ds_trainer_rewind(ds_trainer *t) {
+static ds_status rewind_alone(ds_trainer *t) {
     char path[PATH_MAX];
     const int64_t samples = t->progress.samples, rewinds = t->progress.rewinds + 1;
     report_finished(t);
@@ -92,6 +92,12 @@ ds_status ds_trainer_rewind(ds_trainer *t) {
     ds_runlog_close(t->log);
     t->log = NULL;
     return ds_runlog_open(t->config->checkpoint.directory, t->progress.step + 1, &t->log);
+}
+
+ds_status ds_trainer_rewind(ds_trainer *t) {
+    if (ds_trainer_rank(t) == 0)
+        DS_TRY(rewind_alone(t));
+    return ds_trainer_share_progress(t);
 }
 
 /* Begins the checkpoint of this step, or writes it. */

@@ -82,6 +82,12 @@ static ds_loss_scaler scaler_of(const ds_train_config *c, ds_precision precision
     return s;
 }
 
+static ds_quantisation quantisation_of(const ds_train_config *c) {
+    if (c->quantization.mode == DS_TRAIN_QUANTISATION_NONE)
+        return DS_QUANTISE_NONE;
+    return c->quantization.activations == DS_I8 ? DS_QUANTISE_W8A8 : DS_QUANTISE_W8A16;
+}
+
 static ds_compile_opts compile_opts(const ds_trainer *t) {
     static const ds_recompute recompute[] = {
         [DS_TRAIN_RECOMPUTE_NONE] = DS_RECOMPUTE_NONE,
@@ -96,6 +102,7 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
     return (ds_compile_opts){
         .precision = t->precision,
         .loss = "loss",
+        .quantisation = quantisation_of(t->config),
         .recompute = recompute[t->config->memory.recompute],
         .offload = offload[t->config->memory.offload],
         .offload_path = t->config->memory.offload_path,
@@ -108,12 +115,35 @@ static ds_compile_opts compile_opts(const ds_trainer *t) {
 /* ---- programs
  * ------------------------------------------------------------------------------------ */
 
+static ds_packing packing_of(const ds_trainer *t) {
+    return (ds_packing){.reset_positions = t->config->data.reset_positions,
+                        .mask_documents = t->config->data.mask_documents};
+}
+
+/* Validation rates the model as it will be used, without dropout. */
+static ds_status make_evaluation(ds_trainer *t, const ds_compile_opts *training) {
+    ds_model_config plain = t->model;
+    plain.dropout = 0;
+    ds_graph *g = ds_graph_new();
+    if (!g)
+        return DS_OUT_OF_MEMORY;
+    ds_model_build_packed(g, &plain, t->micro_batch, t->seq_len, packing_of(t));
+    const ds_compile_opts forward = {.precision = t->precision,
+                                     .share = t->first,
+                                     .quantisation = training->quantisation,
+                                     .no_fused_attention = training->no_fused_attention,
+                                     .no_fuse = training->no_fuse,
+                                     .plan_only = training->plan_only};
+    const ds_status status = ds_compile(g, t->state, forward, &t->evaluate);
+    ds_graph_free(g);
+    return status;
+}
+
 static ds_status make_programs(ds_trainer *t) {
     ds_graph *g = ds_graph_new(), *update = NULL;
     if (!g)
         return DS_OUT_OF_MEMORY;
-    const ds_packing packing = {.reset_positions = t->config->data.reset_positions,
-                                .mask_documents = t->config->data.mask_documents};
+    const ds_packing packing = packing_of(t);
     ds_model_build_packed(g, &t->model, t->micro_batch, t->seq_len, packing);
     ds_compile_opts opts = compile_opts(t);
     opts.on_stage = t->opts.on_stage;
@@ -127,14 +157,8 @@ static ds_status make_programs(ds_trainer *t) {
         opts.accumulate = true;
         status = ds_compile(g, t->state, opts, &t->more);
     }
-    if (status == DS_OK && t->validation_data) {
-        const ds_compile_opts forward = {.precision = t->precision,
-                                         .share = t->first,
-                                         .no_fused_attention = opts.no_fused_attention,
-                                         .no_fuse = opts.no_fuse,
-                                         .plan_only = opts.plan_only};
-        status = ds_compile(g, t->state, forward, &t->evaluate);
-    }
+    if (status == DS_OK && t->validation_data)
+        status = make_evaluation(t, &opts);
     if (status == DS_OK)
         status = ds_optimizer_graph(t->state, t->optimizer, &update);
     if (status == DS_OK) {
@@ -178,8 +202,9 @@ static ds_status open_folder(ds_trainer *t) {
 }
 
 static ds_status make(ds_trainer *t) {
+    DS_TRY(ds_trainer_check_ranks(t));
     DS_TRY(ds_train_choose_model(t->config, &t->model, &t->seq_len));
-    DS_TRY(ds_trainer_open_data(t));
+    DS_TRY(ds_trainer_in_turn(t, ds_trainer_open_data));
     t->precision = precision_of(t->config);
     t->micro_batch = t->config->training.micro_batch;
     t->optimizer = optimizer_of(t->config);
@@ -193,8 +218,11 @@ static ds_status make(ds_trainer *t) {
         return DS_OK;
     DS_TRY(ds_step_batch_new(t, &t->batch));
     DS_TRY(ds_state_init(t->state, (uint64_t)t->config->training.seed));
+    if (ds_trainer_rank(t) > 0)
+        return ds_trainer_share_progress(t);
     DS_TRY(open_folder(t));
     DS_TRY(ds_trainer_resume(t));
+    DS_TRY(ds_trainer_share_progress(t));
     const int64_t next = t->progress.step > 0 ? t->progress.step + 1 : 0;
     return ds_runlog_open(t->config->checkpoint.directory, next, &t->log);
 }
@@ -213,9 +241,12 @@ ds_status ds_trainer_new(const ds_train_config *config, ds_trainer_opts opts, ds
     t->last_loss = t->last_validation_loss = t->last_grad_norm = (double)NAN;
     if (opts.progress_fd >= 0)
         t->display = ds_progress_new(opts.progress_fd, config->training.log_interval);
-    ds_log_to(show_log, t);
+    if (ds_trainer_rank(t) == 0)
+        ds_log_to(show_log, t);
     const ds_status status = make(t);
     if (status != DS_OK) {
+        if (opts.comm)
+            ds_comm_abort(opts.comm, ds_error());
         ds_trainer_free(t);
         return status;
     }
@@ -226,7 +257,9 @@ ds_status ds_trainer_new(const ds_train_config *config, ds_trainer_opts opts, ds
 void ds_trainer_free(ds_trainer *t) {
     if (!t)
         return;
-    ds_log_to(NULL, NULL);
+    if (ds_trainer_rank(t) == 0)
+        ds_log_to(NULL, NULL);
+    ds_gradient_sync_free(t->sync);
     ds_checkpoint_writer_free(t->checkpoints);
     ds_generator_free(t->generator);
     ds_program_free(t->evaluate);

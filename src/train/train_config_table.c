@@ -47,6 +47,16 @@ static const ds_config_word nan_policies[] = {
     {"skip", DS_TRAIN_NAN_SKIP, "leave the step out"},
     {"rewind", DS_TRAIN_NAN_REWIND, "go back to the last checkpoint and leave the batch out"},
     {NULL, 0, NULL}};
+static const ds_config_word quantisation_modes[] = {
+    {"none", DS_TRAIN_QUANTISATION_NONE, NULL},
+    {"qat", DS_TRAIN_QAT, "products see the rounding of the quantised model; gradients pass by it"},
+    {NULL, 0, NULL}};
+static const ds_config_word quantised_dtypes[] = {
+    {"int8", DS_I8, "a scale for each output channel"}, {NULL, 0, NULL}};
+static const ds_config_word quantised_activations[] = {
+    {"int8", DS_I8, "a scale for each token"},
+    {"none", DS_F32, "activations stay as precision has them"},
+    {NULL, 0, NULL}};
 static const ds_config_word recomputes[] = {
     {"none", DS_TRAIN_RECOMPUTE_NONE, "keep all activations"},
     {"selective", DS_TRAIN_RECOMPUTE_SELECTIVE, "recompute what is large and cheap"},
@@ -577,6 +587,26 @@ static const ds_config_key keys[] = {
      AT(memory.offload_path),
      .help = "folder for offload: file"},
 
+    {.path = "quantization.mode",
+     .type = DS_CONFIG_ENUM,
+     AT(quantization.mode),
+     .words = quantisation_modes,
+     .fallback = "none",
+     .help = "quantisation-aware training; the result is quantised by `deepseek-quantize` or by "
+             "`--dtype int8` where it is loaded, with the very numbers of training"},
+    {.path = "quantization.dtype",
+     .type = DS_CONFIG_ENUM,
+     AT(quantization.dtype),
+     .words = quantised_dtypes,
+     .fallback = "int8",
+     .help = "of the weights"},
+    {.path = "quantization.activations",
+     .type = DS_CONFIG_ENUM,
+     AT(quantization.activations),
+     .words = quantised_activations,
+     .fallback = "int8",
+     .help = "of what is multiplied by them"},
+
     {.path = "kernels.fused_attention",
      .type = DS_CONFIG_BOOL,
      AT(kernels.fused_attention),
@@ -661,6 +691,7 @@ static const ds_config_section sections[] = {
     {"training", "Length, batch, seeds, and what is reported."},
     {"dynamic_batch", "A batch that follows the utilisation of the device (adaptive batching)."},
     {"memory", "Time for memory."},
+    {"quantization", "Training for int8 inference."},
     {"kernels", "Switches for comparison and debugging."},
     {"checkpoint", "The run folder and what survives a crash."},
     {"supervise", "Restarts from the newest checkpoint that verifies."},

@@ -47,6 +47,7 @@ bool ds_trainer_finished(const ds_trainer *t) {
 ds_status ds_trainer_gradients(ds_trainer *t, double *loss) {
     const int64_t n = t->batch.n_predicted > 0 ? t->batch.n_predicted : 1;
     const float seed = t->progress.scaler.scale / (float)n;
+    const int64_t rank = ds_trainer_rank(t), n_ranks = ds_trainer_n_ranks(t);
     *loss = 0;
     for (int i = 0; i < t->n_micro; i++) {
         ds_program *p = i == 0 ? t->first : t->more;
@@ -54,12 +55,12 @@ ds_status ds_trainer_gradients(ds_trainer *t, double *loss) {
         DS_TRY(ds_step_batch_write(t, &t->batch, i, p));
         DS_TRY(ds_program_write(p, DS_LOSS_SEED, &seed, sizeof seed));
         DS_TRY(ds_program_seed(p, (int64_t)ds_mix64((uint64_t)t->config->training.seed),
-                               t->progress.samples + i * t->micro_batch));
+                               t->progress.samples + (i * n_ranks + rank) * t->micro_batch));
         DS_TRY(ds_program_run(p));
         DS_TRY(ds_program_read(p, "loss", &sum, sizeof sum));
         *loss += (double)sum / (double)n;
     }
-    return DS_OK;
+    return ds_trainer_join_gradients(t, loss);
 }
 
 static ds_status update_parameters(ds_trainer *t, float rate, float *norm) {
@@ -78,6 +79,7 @@ static ds_status train_step(ds_trainer *t, float rate, bool *rewound) {
     double loss = 0;
     float norm = 0;
     DS_TRY(ds_step_batch_fill(t, t->train_data, t->n_micro, &t->batch));
+    DS_TRY(ds_trainer_join_batch(t));
     const double start = ds_clock_s();
     DS_TRY(ds_trainer_gradients(t, &loss));
     t->adaptive.gradients_s = ds_clock_s() - start;
@@ -85,7 +87,7 @@ static ds_status train_step(ds_trainer *t, float rate, bool *rewound) {
     t->last_loss = loss;
     t->last_grad_norm = (double)norm;
     t->progress.step++;
-    t->progress.samples += t->n_micro * t->micro_batch;
+    t->progress.samples += t->n_micro * t->micro_batch * ds_trainer_n_ranks(t);
     t->progress.tokens += t->batch.n_predicted;
     t->steps_this_run++;
     const bool overflow = !isfinite(norm) || !isfinite(loss);
@@ -106,7 +108,8 @@ static double peak_memory(void) {
 }
 
 static void report(ds_trainer *t, float rate, double step_s) {
-    const double tokens = (double)(t->n_micro * t->micro_batch * t->seq_len);
+    const double n_ranks = ds_trainer_n_ranks(t);
+    const double tokens = n_ranks * (double)(t->n_micro * t->micro_batch * t->seq_len);
     const double per_s = tokens / step_s;
     t->smoothed_tokens_per_s =
         t->smoothed_tokens_per_s > 0 ? 0.9 * t->smoothed_tokens_per_s + 0.1 * per_s : per_s;
@@ -120,7 +123,7 @@ static void report(ds_trainer *t, float rate, double step_s) {
         .grad_norm = t->last_grad_norm,
         .tokens_per_s = t->smoothed_tokens_per_s,
         .flops_per_s = t->smoothed_tokens_per_s * t->flops_per_token,
-        .peak_flops_per_s = t->peak_flops_per_s,
+        .peak_flops_per_s = n_ranks * t->peak_flops_per_s,
         .memory_bytes = peak_memory(),
         .elapsed_s = elapsed,
         .seconds_left = elapsed / (double)t->steps_this_run * (double)(t->steps - t->progress.step),
@@ -201,6 +204,10 @@ static void announce(ds_trainer *t) {
                     ds_format_count(params, sizeof params, (double)m->parameters / sizeof(float)),
                     info->device, info->isa, info->n_threads,
                     ds_format_bytes(memory, sizeof memory, (double)total));
+    if (ds_trainer_n_ranks(t) > 1)
+        ds_trainer_note(t, "%d ranks by %s, %d x %lld sequences of a step each",
+                        ds_trainer_n_ranks(t), ds_comm_transport(t->opts.comm), t->n_micro,
+                        (long long)t->micro_batch);
     if (*t->resumed_from)
         ds_trainer_note(t, "resumed at step %lld from %s", (long long)t->progress.step,
                         t->resumed_from);
@@ -217,6 +224,8 @@ static ds_status run_step(ds_trainer *t) {
         return DS_OK;
     report(t, rate, ds_clock_s() - start);
     ds_trainer_batch_end(t);
+    if (ds_trainer_rank(t) > 0)
+        return DS_OK; /* rank 0 looks at the model and writes it */
     const bool last = ds_trainer_finished(t);
     if (is_due(t->progress.step, t->config->training.eval_interval) || last)
         DS_TRY(ds_trainer_evaluate(t));
@@ -227,9 +236,12 @@ static ds_status run_step(ds_trainer *t) {
     return DS_OK;
 }
 
-ds_status ds_trainer_run(ds_trainer *t) {
-    if (t->opts.plan_only)
-        return ds_fail(DS_INVALID, "this trainer was only planned");
+/* With several ranks: as they agreed in the last step. */
+static bool is_stopping(ds_trainer *t) {
+    return ds_trainer_n_ranks(t) > 1 ? t->all_stop : atomic_load(&t->stop) != 0;
+}
+
+static ds_status run(ds_trainer *t) {
     announce(t);
     const bool aims_at_peak = t->config->dynamic_batch.enabled &&
                               t->config->dynamic_batch.measure == DS_TRAIN_MEASURE_PEAK;
@@ -239,7 +251,7 @@ ds_status ds_trainer_run(ds_trainer *t) {
     DS_TRY(ds_trainer_fit_duration(t));
     t->run_start_s = ds_clock_s();
     t->steps_this_run = 0;
-    while (!ds_trainer_finished(t) && !atomic_load(&t->stop))
+    while (!ds_trainer_finished(t) && !is_stopping(t))
         DS_TRY(run_step(t));
     if (t->steps_this_run == 0) {
         ds_trainer_note(t, "%s: the run is at step %lld of %lld",
@@ -247,7 +259,18 @@ ds_status ds_trainer_run(ds_trainer *t) {
                         (long long)t->progress.step, (long long)t->steps);
         return DS_OK;
     }
+    if (ds_trainer_rank(t) > 0)
+        return DS_OK;
     DS_TRY(ds_trainer_save(t, true));
     plot_loss(t);
     return DS_OK;
+}
+
+ds_status ds_trainer_run(ds_trainer *t) {
+    if (t->opts.plan_only)
+        return ds_fail(DS_INVALID, "this trainer was only planned");
+    const ds_status status = run(t);
+    if (status != DS_OK && t->opts.comm)
+        ds_comm_abort(t->opts.comm, ds_error());
+    return status;
 }

@@ -1,7 +1,7 @@
 /* The trainer from inside. Its parts: setup.c makes it, training_data.c opens what it learns from,
  * trainer.c runs it, duration.c finds how many steps fit into a time, adaptive_batch.c chooses the
- * batch, evaluate.c looks at the model in between, not_finite.c deals with NaN and overflow, save.c
- * writes and reads checkpoints.
+ * batch, evaluate.c looks at the model in between, ranks.c joins those that train together,
+ * not_finite.c deals with NaN and overflow, save.c writes and reads checkpoints.
  */
 #ifndef DS_TRAIN_TRAINER_H
 #define DS_TRAIN_TRAINER_H
@@ -17,6 +17,7 @@
 #include "deepseek/train.h"
 #include "observe/progress.h"
 #include "observe/runlog.h"
+#include "parallel/gradients.h"
 #include "train/checkpoint.h"
 #include "train/progress_state.h"
 
@@ -64,6 +65,8 @@ struct ds_trainer {
     ds_step_batch batch;
 
     ds_train_progress progress;
+    ds_gradient_sync *sync; /* NULL: one rank */
+    bool all_stop;          /* with several ranks: they agreed to stop */
     struct {
         ds_batch_record record;                   /* empty: utilisation is measured */
         double start_s, start_cpu_s, gradients_s; /* of the step at hand */
@@ -122,6 +125,22 @@ ds_status ds_trainer_gradients(ds_trainer *t, double *loss);
 /* duration.c: as many steps as fit into training.duration, where it is given */
 ds_status ds_trainer_fit_duration(ds_trainer *t);
 
+/* ranks.c */
+int ds_trainer_rank(const ds_trainer *t);
+int ds_trainer_n_ranks(const ds_trainer *t);
+/* Whether the configuration is one that several ranks can follow. */
+ds_status ds_trainer_check_ranks(const ds_trainer *t);
+/* The work on rank 0, then on the others, which find what it left in the run folder. */
+ds_status ds_trainer_in_turn(ds_trainer *t, ds_status (*work)(ds_trainer *));
+/* What rank 0 resumed from, to all. */
+ds_status ds_trainer_share_progress(ds_trainer *t);
+/* The steps that rank 0 planned, to all. */
+ds_status ds_trainer_share_plan(ds_trainer *t);
+/* The whole batch's predicted tokens, and whether any rank was asked to stop. */
+ds_status ds_trainer_join_batch(ds_trainer *t);
+/* The whole batch's gradients and its loss. */
+ds_status ds_trainer_join_gradients(ds_trainer *t, double *loss);
+
 /* adaptive_batch.c: the number of micro-batches, and the state that it follows, of a new run */
 ds_status ds_trainer_batch_new(ds_trainer *t);
 void ds_trainer_batch_free(ds_trainer *t);
@@ -136,7 +155,8 @@ void ds_trainer_batch_end(ds_trainer *t);
 /* batch.c */
 ds_status ds_step_batch_new(const ds_trainer *t, ds_step_batch *out);
 void ds_step_batch_free(ds_step_batch *batch);
-/* Fills it with the next samples of the loader. */
+/* Fills it with the next samples of the loader; of training data with this rank's share of the next
+ * micro-batches of all ranks. */
 ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_step_batch *batch);
 /* Writes micro-batch i to the inputs of a program. */
 ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, int i,

@@ -13,10 +13,11 @@
 #include "graph/ops/ops.h"
 #include "support/kernel_case.h"
 
-static const int64_t sizes[][3] = {{1, 1, 1},      {3, 5, 7},     {1, 64, 33},    {64, 1, 16},
-                                   {48, 32, 64},   {65, 100, 31}, {130, 70, 200}, {17, 256, 1},
-                                   {0, 4, 5},      {4, 0, 5},     {100, 16, 96},  {300, 290, 77},
-                                   {33, 130, 600}, {40, 4200, 20}};
+static const int64_t sizes[][3] = {{1, 1, 1},      {3, 5, 7},      {1, 64, 33},   {64, 1, 16},
+                                   {1, 200, 1000}, {2, 67, 530},   {4, 130, 67},  {8, 96, 300},
+                                   {11, 70, 40},   {48, 32, 64},   {65, 100, 31}, {130, 70, 200},
+                                   {17, 256, 1},   {0, 4, 5},      {4, 0, 5},     {100, 16, 96},
+                                   {300, 290, 77}, {33, 130, 600}, {40, 4200, 20}};
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 static const ds_dtype floats[] = {DS_F32, DS_BF16, DS_F16};
 
@@ -71,6 +72,37 @@ static void fused_products(void **unused) {
                              (kernel_case){.seed = (uint64_t)(s * 8 + form),
                                            .tolerance = 2e-4,
                                            .low_tolerance = 2e-2});
+                ds_graph_free(g);
+            }
+}
+
+/* A weight of another type than what it is multiplied with, as trained models are kept. */
+static void products_of_two_types(void **unused) {
+    (void)unused;
+    for (int s = 0; s < N_SIZES; s++)
+        for (int form = 0; form < 8; form++)
+            for (int d = 0; d < 9; d++) {
+                const int64_t m = sizes[s][0], k = sizes[s][1], n = sizes[s][2];
+                ds_graph *g = ds_graph_new();
+                ds_node *x = case_input(g, floats[d / 3], CASE_DIMS(m, k));
+                ds_node *w = form & 1 ? case_input(g, floats[d % 3], CASE_DIMS(n, k))
+                                      : case_input(g, floats[d % 3], CASE_DIMS(k, n));
+                const ds_matmul_attrs t = {.transpose_b = form & 1,
+                                           .has_bias = form & 2,
+                                           .has_residual = form & 4,
+                                           .has_activation = form == 6,
+                                           .activation = DS_SILU};
+                ds_node *inputs[4] = {x, w};
+                int count = 2;
+                if (t.has_bias)
+                    inputs[count++] = case_input(g, DS_F32, CASE_DIMS(n));
+                if (t.has_residual)
+                    inputs[count++] = case_input(g, floats[d / 3], CASE_DIMS(m, n));
+                ds_node *y = ds_graph_add_node(g, &ds_op_matmul, &t, inputs, count);
+                assert_int_equal(ds_node_dtype(y), floats[d / 3]);
+                check_kernel(y, (kernel_case){.seed = (uint64_t)(s * 8 + form),
+                                              .tolerance = 2e-4,
+                                              .low_tolerance = 2e-2});
                 ds_graph_free(g);
             }
 }
@@ -190,9 +222,9 @@ static void sums_and_gaps(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_products),   cmocka_unit_test(fused_products),
-        cmocka_unit_test(batched_products), cmocka_unit_test(integer_products),
-        cmocka_unit_test(sums_and_gaps),
+        cmocka_unit_test(plain_products),        cmocka_unit_test(fused_products),
+        cmocka_unit_test(products_of_two_types), cmocka_unit_test(batched_products),
+        cmocka_unit_test(integer_products),      cmocka_unit_test(sums_and_gaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <string.h>
 
 #include "backend/cpu/simd/simd.h"
 #include "base/rng.h"
@@ -29,6 +30,37 @@ static void edges(const ds_node *node, ds_tensor *inputs, void *context) {
             ((float *)x->data)[i] = values[i] * scale[0];
     if (ds_count(inputs[scale_input].dims, inputs[scale_input].rank) > 1)
         scale[1] = 0;
+}
+
+/* A row with a NaN, one with infinities, one of zeros. */
+static void wild_rows(const ds_node *node, ds_tensor *inputs, void *context) {
+    const int64_t n = inputs[0].dims[1];
+    (void)node;
+    (void)context;
+    if (inputs[0].dtype != DS_F32 || inputs[0].dims[0] < 4 || n < 1)
+        return;
+    float *x = inputs[0].data;
+    x[n / 2] = NAN;
+    x[n + n / 3] = -INFINITY;
+    memset(x + 2 * n, 0, (size_t)n * sizeof *x);
+}
+
+static void scales_match_reference(void **unused) {
+    (void)unused;
+    static const int64_t shapes[][2] = {{1, 1}, {0, 5}, {5, 0}, {7, 13}, {33, 65}, {5, 30001}};
+    for (int s = 0; s < 6; s++)
+        for (int form = 0; form < 6; form++) {
+            ds_graph *g = ds_graph_new();
+            ds_node *x = case_input(g, floats[form % 3], 2, shapes[s]);
+            const kernel_case c = {.seed = (uint64_t)s,
+                                   .low = -1,
+                                   .high = 1,
+                                   .tolerance = exactly,
+                                   .low_tolerance = exactly,
+                                   .adjust = wild_rows};
+            check_kernel(ds_graph_quantisation_scale(g, x, form < 3), c);
+            ds_graph_free(g);
+        }
 }
 
 static void quantisation_matches_reference(void **unused) {
@@ -110,6 +142,7 @@ static void every_instruction_set_gives_the_same(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(scales_match_reference),
         cmocka_unit_test(quantisation_matches_reference),
         cmocka_unit_test(dequantisation_matches_reference),
         cmocka_unit_test(every_instruction_set_gives_the_same),

@@ -40,11 +40,29 @@ cases="$(grep -c . "$work/cases")" rows="$(table kernels | grep -c '%')"
 [ "$rows" -eq $((cases + 1)) ] || { echo "FAILED: $rows rows of $cases cases"; table kernels; failures=$((failures + 1)); }
 expect "the peer of a kernel" 'adamw f32 1048576 .*10\.00 s' "$(table kernels)"
 
+printf '{"weights": "bf16", "perplexity": 20, "tokens": 100, "same": 0.99}\n{"weights": "int8", "perplexity": 20.1, "tokens": 100, "same": 0.9}\n' >"$work/lines"
+expect "what 8 bits cost" 'int8 +20\.1000 +\+0\.50% +90\.0%' "$(table quality)"
+
 "$programs/bench_checkpoint" tiny "$work" 1 >"$work/lines"
 "$programs/bench_startup" ours "gpt2 model" "step 1/" -- printf 'gpt2 model\nx\nstep 1/1\n' >>"$work/lines"
 expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lines")"
 expect "checkpoints" 'write: tensors, MD5, synced +[0-9.]+ GB/s' "$(table startup)"
 [ -z "$(ls "$work" | grep checkpoint)" ] || { echo "FAILED: a checkpoint was left behind"; failures=$((failures + 1)); }
+
+cat >"$work/lines" <<'END'
+{"bench": "serve", "who": "ours", "streams": 8, "prefix": "none", "tokens_per_s": 12.5, "first_p50_ms": 300.0, "first_p99_ms": 400.0}
+{"bench": "serve", "who": "ours", "streams": 8, "prefix": "shared", "tokens_per_s": 50.0, "first_p50_ms": 20.0, "first_p99_ms": 40.0}
+END
+expect "a server under load" 'ours +8 +shared +50\.0 +20\.0 ms +40\.0 ms +15\.0 x' "$(table serve)"
+
+"$programs/bench_random_model" tiny "$work/tiny"
+echo "$limits" >"$work/lines"
+printf 'decode 4\nprefill 40\nresident\nread\n' | "$programs/bench_generate" "$work/tiny" | grep '^{' >>"$work/lines"
+echo '{"who": "peer 1", "model": "tiny", "case": "decode 4", "tokens": 4, "seconds": 4}' >>"$work/lines"
+expect "ours in bf16" 'ours bf16 +[0-9.]+ [mu]?s' "$(table generate)"
+expect "the peer of decoding" 'peer 1 +4\.00 s +1\.0 ' "$(table generate)"
+expect "the limits of generating" 'limit: arithmetic' "$(table generate)"
+expect "resident memory" 'tiny +[0-9.]+ MB +0\.2 MB' "$(table resident)"
 
 [ "$failures" -eq 0 ] && echo "all passed"
 exit "$((failures > 0))"

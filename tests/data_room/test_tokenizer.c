@@ -381,7 +381,7 @@ static void wrong_files_are_refused_by_name(void **state) {
         {"{", DS_CORRUPT, "line 1"},
         {"[]", DS_CORRUPT, "object"},
         {"{}", DS_CORRUPT, "\"model\""},
-        {"{\"model\": {\"type\": \"Unigram\"}}", DS_UNSUPPORTED, "Unigram"},
+        {"{\"model\": {\"type\": \"WordLevel\"}}", DS_UNSUPPORTED, "WordLevel"},
         {"{\"model\": {\"type\": \"BPE\"}}", DS_CORRUPT, "\"vocab\""},
         {"{\"model\": {\"vocab\": {\"a\": 0}}}", DS_CORRUPT, "\"merges\""},
         {"{\"model\": {\"vocab\": {}, \"merges\": []}}", DS_CORRUPT, "empty"},

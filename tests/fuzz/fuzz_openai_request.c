@@ -19,11 +19,15 @@ static void check(const ds_openai_request *r) {
             __builtin_trap();
     const ds_chat_template t = {.family = ds_chat_family_plain()};
     ds_chat_text text;
-    if (r->n_messages > 0) {
-        if (ds_chat_template_render(&t, r->messages, r->n_messages, &text) != DS_OK)
-            __builtin_trap();
+    const char *telltales = "<|im_start|> reasoning_content </think>";
+    const ds_chat_template qwen = {.family = ds_chat_family_recognise(telltales)};
+    if (r->chat.n_messages == 0)
+        return;
+    if (ds_chat_template_render(&t, &r->chat, &text) == DS_OK)
         ds_chat_text_clear(&text);
-    }
+    if (ds_chat_template_render(&qwen, &r->chat, &text) != DS_OK)
+        __builtin_trap(); /* it has a place for everything */
+    ds_chat_text_clear(&text);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -1,17 +1,22 @@
 """Conversations as transformers renders them with the templates that model families publish.
 
-    venv/bin/python tests/goldens/generate_chat_templates.py
+    venv/bin/python tests/goldens/generate_chat_templates.py TEMPLATES
 
 writes ../data/goldens/chat_templates.json: for each family its Jinja program, its marks, and
 conversations with the text that transformers.PreTrainedTokenizerFast.apply_chat_template makes
-(add_generation_prompt=True). The programs are those of the models named, without the branches for
-tools, which no conversation here takes.
+(add_generation_prompt=True). The programs written out below were put down from memory of the
+models named, without branches that no conversation here takes. Those named in PUBLISHED are read
+from TEMPLATES, a folder of programs as their makers publish them: models/templates of llama.cpp,
+which the source package of llama-cpp-python (PyPI) carries as vendor/llama.cpp/models/templates.
 """
+import datetime
 import json
 import os
+import sys
 
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
@@ -224,8 +229,57 @@ FAMILIES = [
 ]
 
 
+# family, file, bos, eos, and which conversations with tools its program can write
+PUBLISHED = [
+    ("Qwen 2.5", "Qwen-Qwen2.5-7B-Instruct", None, "<|im_end|>", "all"),
+    ("Qwen 3", "Qwen-Qwen3-0.6B", None, "<|im_end|>", "all"),
+    ("Llama 3.1", "meta-llama-Llama-3.1-8B-Instruct", *L3, "one call"),
+    ("Llama 3.2", "meta-llama-Llama-3.2-3B-Instruct", *L3, "one call"),
+    ("Llama 3.1", "meta-llama-Llama-3.3-70B-Instruct", *L3, "one call"),
+    ("Mistral Nemo", "mistralai-Mistral-Nemo-Instruct-2407", "<s>", "</s>", "all"),
+    # its program has no place for tools, wants arguments as text, and ends two calls, but not one
+    ("DeepSeek R1", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B", *DS, "two calls, no tools"),
+]
+
+
 def turn(role, content):
     return {"role": role, "content": content}
+
+
+def call(number, name, arguments):
+    return {"type": "function", "id": f"abcdefgh{number}",
+            "function": {"name": name, "arguments": arguments}}
+
+
+def calls(content, *list_of_calls):
+    return {"role": "assistant", "content": content, "tool_calls": list(list_of_calls)}
+
+
+def result(number, content):
+    return {"role": "tool", "tool_call_id": f"abcdefgh{number}", "content": content}
+
+
+TOOLS = [
+    {"type": "function", "function": {
+        "name": "get_weather", "description": "The weather of a place, é <b> & 'so'.",
+        "parameters": {"type": "object", "properties": {
+            "city": {"type": "string", "description": "Its name\nand land"},
+            "days": {"type": "integer", "minimum": 1, "default": 2.5}},
+            "required": ["city"], "additionalProperties": False, "examples": []}}},
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+]
+PARIS = call(1, "get_weather", {"city": "Paris \"é\"", "days": 3, "scale": [1e-7, 1e16, 0.1, True, None, {}]})
+NOW = call(2, "now", {})
+ASK = turn("user", "How is it in Paris?")
+WITH_TOOLS = [  # how many calls in a message at most
+    (0, [ASK]),
+    (0, [turn("system", " Be brief. "), ASK]),
+    (1, [ASK, calls("", PARIS), result(1, "{\"sky\": \"grey\"}")]),
+    (1, [turn("system", "Be brief."), ASK, calls("I look.", PARIS), result(1, "grey"),
+         turn("assistant", "It is grey."), turn("user", "And later?")]),
+    (1, [ASK, calls("<think>\nHm.\n</think>\n\n", PARIS), result(1, "grey")]),
+    (2, [ASK, calls("", PARIS, NOW), result(1, "grey"), result(2, "noon")]),
+]
 
 
 HELLO = [turn("user", "Hello"), turn("assistant", "Hi there"), turn("user", "谁？ 🙂\nAnd why?")]
@@ -239,22 +293,50 @@ CONVERSATIONS = [
 ]
 
 
+def render(tokenizer, messages, tools):
+    return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False,
+                                         add_generation_prompt=True)
+
+
+def cases_with_tools(tokenizer, kind):
+    if kind == "two calls, no tools":
+        texts = [call(n + 1, c["function"]["name"], json.dumps(c["function"]["arguments"], ensure_ascii=False))
+                 for n, c in enumerate([PARIS, NOW])]
+        messages = [ASK, calls(None, *texts), result(1, "grey"), result(2, "noon")]
+        # apply_chat_template takes a content of None away, which this program looks for
+        program = _compile_jinja_template(tokenizer.chat_template)
+        text = program.render(messages=messages, add_generation_prompt=True, bos_token=tokenizer.bos_token)
+        yield {"messages": messages, "text": text}
+        return
+    for most, messages in WITH_TOOLS:
+        if most <= (1 if kind == "one call" else 2):
+            yield {"messages": messages, "tools": TOOLS, "text": render(tokenizer, messages, TOOLS)}
+
+
 def main():
     rows = []
-    for family, model, jinja, bos, eos, takes_system in FAMILIES:
+    programs = [(family, model, jinja, bos, eos, takes_system, None)
+                for family, model, jinja, bos, eos, takes_system in FAMILIES]
+    for family, name, bos, eos, kind in PUBLISHED:
+        with open(os.path.join(sys.argv[1], name + ".jinja"), encoding="utf-8") as file:
+            programs.append((family, name, file.read(), bos, eos, True, kind))
+    for family, model, jinja, bos, eos, takes_system, kind in programs:
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token=bos,
                                             eos_token=eos, chat_template=jinja)
         cases = []
         for messages in CONVERSATIONS:
             if messages[0]["role"] == "system" and not takes_system:
                 continue
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            cases.append({"messages": messages, "text": text})
+            cases.append({"messages": messages, "text": render(tokenizer, messages, None)})
+        if kind:
+            cases.extend(cases_with_tools(tokenizer, kind))
         rows.append({"family": family, "model": model, "chat_template": jinja, "bos_token": bos,
                      "eos_token": eos, "cases": cases})
+    today = datetime.date.today().strftime("%d %b %Y")
     path = os.path.join(os.path.dirname(__file__), "../data/goldens/chat_templates.json")
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(rows, file, ensure_ascii=False, indent=1)
+        # Llama 3.2 writes the day: it is {today} in the file
+        file.write(json.dumps(rows, ensure_ascii=False, indent=1).replace(today, "{today}"))
         file.write("\n")
 
 

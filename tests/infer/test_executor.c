@@ -6,13 +6,17 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/rng.h"
-#include "deepseek/inference.h"
+#include "support/small_model.h"
 
 enum { LONGEST = 20, N_REQUESTS = 9 };
 
@@ -167,6 +171,9 @@ static void bad_requests_are_refused(void **unused) {
     assert_int_equal(ds_async_executor_submit(e, &empty, &id), DS_INVALID);
     assert_int_equal(ds_async_executor_submit(e, &full, &id), DS_INVALID);
     assert_non_null(strstr(ds_error(), "may have 24"));
+    const ds_request many = {.prompt = tokens, .n_prompt = 2, .top_logprobs = 21};
+    assert_int_equal(ds_async_executor_submit(e, &many, &id), DS_INVALID);
+    assert_non_null(strstr(ds_error(), "top_logprobs 21"));
     tokens[1] = 61;
     assert_int_equal(
         ds_async_executor_submit(e, &(ds_request){.prompt = tokens, .n_prompt = 2}, &id),
@@ -192,8 +199,17 @@ typedef struct diary {
     int n_tokens, n_ends;
     ds_finish finish;
     int32_t tokens[64];
-    bool ordered, logprobs_are_negative;
+    bool ordered, logprobs_are_negative, top_is_the_greedy_one;
 } diary;
+
+/* Drawn greedily the token is the likeliest one, and the others follow in order. */
+static bool is_top(const ds_event *event) {
+    bool good = event->n_top == 3 && event->top[0].token == event->token &&
+                event->top[0].logprob == event->logprob;
+    for (int i = 1; i < event->n_top; i++)
+        good = good && event->top[i].logprob <= event->top[i - 1].logprob;
+    return good;
+}
 
 static void note(const ds_event *event, void *context) {
     diary *l = context;
@@ -201,6 +217,7 @@ static void note(const ds_event *event, void *context) {
     if (event->finish == DS_FINISH_NONE) {
         l->ordered = l->ordered && event->index == l->n_tokens && l->n_ends == 0;
         l->logprobs_are_negative = l->logprobs_are_negative && event->logprob < 0;
+        l->top_is_the_greedy_one = l->top_is_the_greedy_one && is_top(event);
         l->tokens[l->n_tokens++ % 64] = event->token;
     } else {
         l->finish = event->finish;
@@ -215,7 +232,7 @@ static diary *new_diary(void) {
     assert_non_null(l);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
-    l->ordered = l->logprobs_are_negative = true;
+    l->ordered = l->logprobs_are_negative = l->top_is_the_greedy_one = true;
     return l;
 }
 
@@ -238,11 +255,12 @@ static void events_come_in_order(void **unused) {
                     .n_prompt = 3,
                     .max_tokens = 9,
                     .logprobs = true,
+                    .top_logprobs = 3,
                     .on_event = note,
                     .context = l};
     require(ds_async_executor_submit(e, &q, &id));
     await_end(l);
-    assert_true(l->ordered && l->logprobs_are_negative);
+    assert_true(l->ordered && l->logprobs_are_negative && l->top_is_the_greedy_one);
     assert_int_equal(l->n_tokens, 9);
     assert_int_equal(l->finish, DS_FINISH_LENGTH);
     q.stop_tokens = &l->tokens[4]; /* where it comes first */
@@ -300,6 +318,89 @@ static void cancelled_requests_end(void **unused) {
     ds_model_free(m);
 }
 
+/* ---- hooks -----------------------------------------------------------------------------------
+ */
+
+typedef struct rules {
+    int n_calls, n_events, n_wrong_tops;
+    int64_t last_answer;
+    int32_t told[32];
+    bool agrees, forbid_all;
+    ds_finish finish;
+    atomic_bool ended;
+} rules;
+
+/* Only the token after the last one, modulo 7, is allowed. */
+static void allow_one(float *logits, int64_t n, const int32_t *answer, int64_t n_answer,
+                      void *context) {
+    rules *l = context;
+    const int32_t allowed = n_answer > 0 ? (answer[n_answer - 1] + 1) % 7 : 3;
+    l->agrees = l->agrees && n_answer == l->n_calls;
+    l->n_calls++;
+    for (int64_t i = 0; i < n; i++)
+        if (i != allowed || l->forbid_all)
+            logits[i] = -INFINITY;
+}
+
+static void check_tops(const ds_event *event, void *context) {
+    rules *l = context;
+    if (event->finish != DS_FINISH_NONE) {
+        l->finish = event->finish;
+        atomic_store(&l->ended, true);
+        return;
+    }
+    l->told[l->n_events++ % 32] = event->token;
+    l->n_wrong_tops += event->n_top != 5;
+    for (int i = 0; i < event->n_top; i++) {
+        l->n_wrong_tops += i > 0 && event->top[i].logprob > event->top[i - 1].logprob;
+        l->n_wrong_tops +=
+            event->top[i].token == event->token && event->top[i].logprob != event->logprob;
+        l->n_wrong_tops += event->logprob > event->top[0].logprob;
+    }
+}
+
+static void run_rules(ds_async_executor *e, rules *l) {
+    const int32_t prompt[] = {3, 1, 4};
+    uint64_t id;
+    const ds_request q = {.prompt = prompt,
+                          .n_prompt = 3,
+                          .max_tokens = 9,
+                          .logprobs = true,
+                          .top_logprobs = 5,
+                          .on_logits = allow_one,
+                          .on_event = check_tops,
+                          .context = l};
+    l->agrees = true;
+    require(ds_async_executor_submit(e, &q, &id));
+    while (!atomic_load(&l->ended))
+        sched_yield();
+}
+
+static void hooks_decide_what_is_drawn(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ds_async_executor *e = NULL;
+    uint64_t id;
+    rules l = {0}, none = {.forbid_all = true};
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    run_rules(e, &l);
+    assert_true(l.agrees);
+    assert_int_equal(l.finish, DS_FINISH_LENGTH);
+    assert_int_equal(l.n_calls, 9);
+    assert_int_equal(l.n_events, 9);
+    assert_int_equal(l.n_wrong_tops, 0);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal(l.told[i], (3 + i) % 7);
+    run_rules(e, &none);
+    assert_int_equal(none.finish, DS_FINISH_ERROR);
+    assert_int_equal(none.n_events, 0);
+    const int32_t prompt[] = {1};
+    const ds_request many = {.prompt = prompt, .n_prompt = 1, .top_logprobs = 21};
+    assert_int_equal(ds_async_executor_submit(e, &many, &id), DS_INVALID);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+}
+
 /* ---- many threads ------------------------------------------------------------------------------
  */
 
@@ -309,19 +410,55 @@ typedef struct crowd {
     ds_async_executor *executor;
     int number;
     int64_t n_answers, n_cancelled, n_wrong;
+    atomic_int n_told;         /* ends that callbacks told of */
+    atomic_int ends[EACH];     /* by request */
+    int64_t tokens_told[EACH]; /* calls of one request come one after the other */
 } crowd;
+
+typedef struct told {
+    crowd *crowd;
+    int i;
+} told;
+
+static void count_told(const ds_event *event, void *context) {
+    told *t = context;
+    crowd *c = t->crowd;
+    if (event->finish == DS_FINISH_NONE) {
+        c->tokens_told[t->i]++;
+        return;
+    }
+    /* an end that comes twice, or too early */
+    const bool right = event->finish == DS_FINISH_CANCELLED || c->tokens_told[t->i] == 2;
+    atomic_fetch_add(&c->ends[t->i], right ? 1 : 100);
+    atomic_fetch_add(&c->n_told, 1);
+    free(t);
+}
+
+static void submit_until_taken(crowd *c, const ds_request *q, uint64_t *id) {
+    while (ds_async_executor_submit(c->executor, q, id) == DS_BUSY)
+        sched_yield();
+}
 
 static void *ask(void *context) {
     crowd *c = context;
+    int n_told = 0;
     for (int i = 0; i < EACH; i++) {
         const int32_t prompt[] = {(int32_t)(c->number % 61), (int32_t)(i % 61)};
-        const ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 2};
+        ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 2};
         uint64_t id;
         ds_answer a;
-        while (ds_async_executor_submit(c->executor, &q, &id) == DS_BUSY)
-            continue;
+        if (i % 2) {
+            told *t = malloc(sizeof *t);
+            *t = (told){c, i};
+            q.on_event = count_told;
+            q.context = t;
+            n_told++;
+        }
+        submit_until_taken(c, &q, &id);
         if (i % 5 == 0)
             c->n_cancelled += ds_async_executor_cancel(c->executor, id) == DS_OK;
+        if (q.on_event)
+            continue;
         if (ds_async_executor_wait(c->executor, id, 120, &a) != DS_OK) {
             c->n_wrong++;
             continue;
@@ -331,18 +468,24 @@ static void *ask(void *context) {
         c->n_wrong += ds_async_executor_wait(c->executor, id, 0, &a) != DS_NOT_FOUND;
         free(a.tokens);
     }
+    while (atomic_load(&c->n_told) < n_told)
+        sched_yield();
+    for (int i = 1; i < EACH; i += 2)
+        c->n_wrong += atomic_load(&c->ends[i]) != 1;
+    c->n_answers += n_told;
     return NULL;
 }
 
-static void none_is_lost_and_none_comes_twice(void **unused) {
-    (void)unused;
-    ds_model *m = open_model("llama");
+static void ask_all(ds_model *m, int stream_count) {
     ds_async_executor *e = NULL;
-    crowd crowds[THREADS] = {0};
+    static crowd crowds[THREADS];
     pthread_t threads[THREADS];
-    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_queue = 6}, &e));
+    memset(crowds, 0, sizeof crowds);
+    require(ds_async_executor_new(
+        m, (ds_async_executor_opts){.max_queue = 6, .stream_count = stream_count}, &e));
     for (int i = 0; i < THREADS; i++) {
-        crowds[i] = (crowd){.executor = e, .number = i};
+        crowds[i].executor = e;
+        crowds[i].number = i;
         assert_int_equal(pthread_create(&threads[i], NULL, ask, &crowds[i]), 0);
     }
     int64_t answers = 0, wrong = 0;
@@ -358,6 +501,118 @@ static void none_is_lost_and_none_comes_twice(void **unused) {
     assert_int_equal(s.submitted, THREADS * EACH);
     assert_int_equal(s.finished + s.cancelled, THREADS * EACH);
     ds_async_executor_free(e);
+}
+
+static void none_is_lost_and_none_comes_twice(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    ask_all(m, 1);
+    ask_all(m, 2);
+    ask_all(m, 4);
+    ds_model_free(m);
+}
+
+/* A vocabulary that is large enough for lanes to share the draws. */
+static void lanes_draw_the_same(void **unused) {
+    (void)unused;
+    enum { N = 20 };
+    ds_model *m = NULL;
+    ds_answer answers[2][N];
+    if (access(DS_ASSETS "/tinystories656k", F_OK) != 0)
+        skip();
+    require(ds_model_from_pretrained(DS_ASSETS "/tinystories656k", (ds_model_opts){.n_threads = 2},
+                                     &m));
+    for (int way = 0; way < 2; way++) {
+        ds_async_executor *e = NULL;
+        uint64_t ids[N];
+        require(ds_async_executor_new(
+            m, (ds_async_executor_opts){.stream_count = way ? 4 : 1, .max_seq_len = 128}, &e));
+        for (int i = 0; i < N; i++) {
+            const int32_t prompt[] = {1, 300 + i};
+            const ds_request q = {.prompt = prompt,
+                                  .n_prompt = 2,
+                                  .max_tokens = 20,
+                                  .sampling = {.temperature = 1, .seed = (uint64_t)i}};
+            require(ds_async_executor_submit(e, &q, &ids[i]));
+        }
+        for (int i = 0; i < N; i++)
+            require(ds_async_executor_wait(e, ids[i], 120, &answers[way][i]));
+        ds_async_executor_free(e);
+    }
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(answers[0][i].n_tokens, answers[1][i].n_tokens);
+        assert_memory_equal(answers[0][i].tokens, answers[1][i].tokens,
+                            (size_t)answers[0][i].n_tokens * sizeof(int32_t));
+        free(answers[0][i].tokens);
+        free(answers[1][i].tokens);
+    }
+    ds_model_free(m);
+}
+
+/* ---- conversations and priorities ------------------------------------------------------------ */
+
+/* The second turn finds the first one's answer in the cache, but for what does not fill a block. */
+static void later_turns_compute_what_is_new(void **unused) {
+    (void)unused;
+    enum { FIRST = 20, ANSWER = 30, MORE = 5 };
+    ds_model *m = small_model_open("llama", 100, 0);
+    ds_async_executor *e = NULL;
+    int32_t text[FIRST + ANSWER + MORE];
+    uint64_t id;
+    ds_answer a;
+    for (int i = 0; i < FIRST; i++)
+        text[i] = i * 7 % 61;
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    ds_request q = {.prompt = text, .n_prompt = FIRST, .max_tokens = ANSWER};
+    require(ds_async_executor_submit(e, &q, &id));
+    require(ds_async_executor_wait(e, id, 60, &a));
+    assert_int_equal(a.n_tokens, ANSWER);
+    memcpy(text + FIRST, a.tokens, sizeof(int32_t) * ANSWER);
+    free(a.tokens);
+    for (int i = 0; i < MORE; i++)
+        text[FIRST + ANSWER + i] = i;
+    q = (ds_request){.prompt = text, .n_prompt = FIRST + ANSWER + MORE, .max_tokens = 3};
+    require(ds_async_executor_submit(e, &q, &id));
+    require(ds_async_executor_wait(e, id, 60, &a));
+    assert_int_equal(a.n_cached, (FIRST + ANSWER - 1) / 16 * 16);
+    static lone_answer alone;
+    answer_alone(m, &q, 100, &alone);
+    assert_memory_equal(a.tokens, alone.tokens, sizeof(int32_t) * 3);
+    free(a.tokens);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+}
+
+/* One place, held by a long answer that nobody hurries for. */
+static void urgent_requests_take_the_place(void **unused) {
+    (void)unused;
+    ds_model *m = small_model_open("llama", 2000, 0);
+    ds_async_executor *e = NULL;
+    uint64_t slow, urgent;
+    ds_answer a;
+    bool done = true;
+    ds_executor_stats s;
+    const int32_t prompt[] = {5, 6};
+    require(ds_async_executor_new(m, (ds_async_executor_opts){.max_batch_size = 1}, &e));
+    ds_request q = {.prompt = prompt, .n_prompt = 2, .max_tokens = 1900};
+    require(ds_async_executor_submit(e, &q, &slow));
+    do
+        ds_async_executor_stats(e, &s);
+    while (s.generated_tokens < 3);
+    q.max_tokens = 2;
+    q.priority = 1;
+    require(ds_async_executor_submit(e, &q, &urgent));
+    require(ds_async_executor_wait(e, urgent, 60, &a));
+    assert_int_equal(a.n_tokens, 2);
+    free(a.tokens);
+    require(ds_async_executor_poll(e, slow, &done));
+    assert_false(done);
+    require(ds_async_executor_wait(e, slow, 120, &a));
+    assert_int_equal(a.n_tokens, 1900); /* as if nothing had been */
+    free(a.tokens);
+    ds_async_executor_stats(e, &s);
+    assert_int_equal(s.preemptions, 1);
+    ds_async_executor_free(e);
     ds_model_free(m);
 }
 
@@ -370,6 +625,10 @@ int main(void) {
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(events_come_in_order),
         cmocka_unit_test(cancelled_requests_end),
+        cmocka_unit_test(hooks_decide_what_is_drawn),
+        cmocka_unit_test(later_turns_compute_what_is_new),
+        cmocka_unit_test(urgent_requests_take_the_place),
+        cmocka_unit_test(lanes_draw_the_same),
         cmocka_unit_test(none_is_lost_and_none_comes_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

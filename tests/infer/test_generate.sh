@@ -22,6 +22,23 @@ refuses() { # message that must come, then the arguments
 refuses "usage" --prompt hello
 refuses "--temperature" --model . --temperature warm
 refuses "/nowhere: no such file" --model /nowhere --prompt hello
+refuses "exclude each other" --model . --json-schema a --grammar b
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+. "$(dirname "$0")/../support/tiny_model.sh"
+tiny_model "$1/bin" "$dir/model"
+plain=$("$1/bin/deepseek-tokenize" encode --tokenizer "$dir/model" --stdout --no-end <<<"In the year" | head -n 1 | wc -w)
+prompt_tokens() { # tokenizer_config.json
+    echo "$1" >"$dir/model/tokenizer_config.json"
+    printf 'In the year\n' | "$generate" --model "$dir/model" -n 1 --verbose 2>&1 >"$dir/text" |
+        sed -n 's/ prompt tokens.*//p'
+}
+# marks that begin texts go first; one that begins turns does not, as in deepseek-serve
+counts="$(prompt_tokens '{"bos_token": "<|im_start|>"}') $(prompt_tokens '{"bos_token": "<|im_start|>", "add_bos_token": true}')"
+first=${counts% *}
+[ "$counts" = "$first $((first + 1))" ] || fail "prompt tokens without and with a mark: $counts"
+[ "$first" -ge "$plain" ] && [ "$first" -le $((plain + 1)) ] || fail "$first prompt tokens; the text has $plain"
 
 [ -d "$assets/stories260K" ] || { echo "$assets is not here: skipped" && exit 77; }
 stories=(--model "$assets/stories260K/stories260K.bin" --tokenizer "$assets/stories260K/tok512.bin")

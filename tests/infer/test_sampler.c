@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
@@ -152,12 +153,105 @@ static void test_odd_logits(void **state) {
     assert_int_equal(ds_sample(&one, 1, settings[2], 0), 0);
 }
 
+/* ---- against a sampler that sorts everything ------------------------------------------------- */
+
+enum { LARGE = 30000 };
+
+typedef struct entry {
+    double weight;
+    float logit;
+    int32_t id;
+} entry;
+
+static int by_logit(const void *a, const void *b) {
+    const entry *x = a, *y = b;
+    return x->logit != y->logit ? (x->logit < y->logit ? 1 : -1) : x->id - y->id;
+}
+
+/* The definition, step by step: order, k, weights, p, min-p, and the place that the number falls
+ * on. */
+static int32_t draw_plainly(const float *logits, int64_t n, ds_sampling s, int64_t position) {
+    static entry list[LARGE];
+    const bool ordered = (s.top_k > 0 && s.top_k < n) || (s.top_p > 0 && s.top_p < 1);
+    double total = 0, top = -INFINITY;
+    for (int64_t i = 0; i < n; i++) {
+        list[i] = (entry){0, logits[i], (int32_t)i};
+        top = fmax(top, (double)logits[i]);
+    }
+    if (ordered)
+        qsort(list, (size_t)n, sizeof *list, by_logit);
+    if (s.top_k > 0 && s.top_k < n)
+        n = s.top_k;
+    for (int64_t i = 0; i < n; i++)
+        total += list[i].weight = exp(((double)list[i].logit - top) / (double)s.temperature);
+    if (s.top_p > 0 && s.top_p < 1) {
+        const double wanted = (double)s.top_p * total;
+        int64_t kept = 0;
+        for (total = 0; kept < n && total < wanted; kept++)
+            total += list[kept].weight;
+        n = kept;
+    }
+    int64_t kept = 0;
+    total = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (list[i].weight >= (double)s.min_p) {
+            list[kept++] = list[i];
+            total += list[i].weight;
+        }
+    const ds_philox_block random = ds_philox(ds_mix64(s.seed), (uint64_t)position, 0);
+    double left = ((double)random.word[0] + 0.5) * 0x1p-32 * total;
+    int64_t i = 0;
+    while (i < kept - 1 && (left -= list[i].weight) > 0)
+        i++;
+    return list[i].id;
+}
+
+static void test_as_plainly(void **state) {
+    (void)state;
+    static float logits[LARGE], copy[LARGE];
+    static const ds_sampling cases[] = {
+        {.temperature = 1},
+        {.temperature = 0.3f},
+        {.temperature = 1, .top_k = 40},
+        {.temperature = 3, .top_k = 2000},
+        {.temperature = 1, .top_p = 0.9f},
+        {.temperature = 0.2f, .top_p = 0.5f},
+        {.temperature = 4, .top_p = 0.99f},
+        {.temperature = 50, .top_p = 0.999999f},
+        {.temperature = 1, .min_p = 0.02f},
+        {.temperature = 2, .min_p = 1},
+        {.temperature = 1.5f, .top_k = 300, .top_p = 0.8f},
+        {.temperature = 1.5f, .top_p = 0.97f, .min_p = 0.01f},
+        {.temperature = 1.5f, .top_k = 300, .top_p = 0.97f, .min_p = 0.03f},
+    };
+    for (int i = 0; i < LARGE; i++) {
+        float normal[2];
+        const ds_philox_block b = ds_philox(5, (uint64_t)i, 0);
+        ds_normal_pair(b.word[0], b.word[1], normal);
+        /* equal ones among them, and forbidden ones */
+        logits[i] = b.word[2] % 10 == 0 ? -INFINITY : roundf(normal[0] * 250) / 100;
+    }
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int64_t d = 0; d < 25; d++) {
+            /* every number of tokens: whole blocks, and what is left of one */
+            const int64_t n = d < 20 ? LARGE - d * 37 : 1 + d;
+            ds_sampling s = cases[c];
+            s.seed = (uint64_t)c;
+            memcpy(copy, logits, sizeof copy);
+            const int32_t drawn = ds_sample(copy, n, s, d);
+            const int32_t expected = draw_plainly(logits, n, s, d);
+            if (drawn != expected)
+                fail_msg("case %zu, draw %lld: %d, by sorting %d", c, (long long)d, drawn,
+                         expected);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy),     cmocka_unit_test(test_top_k),
         cmocka_unit_test(test_top_p),      cmocka_unit_test(test_shares),
         cmocka_unit_test(test_odd_logits), cmocka_unit_test(test_min_p),
-        cmocka_unit_test(test_penalties),
+        cmocka_unit_test(test_penalties),  cmocka_unit_test(test_as_plainly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,6 +73,8 @@ for i in $(seq 1 100); do echo "In the year $i the king counted $((i * 7)) sheep
 DATA="$dir/tokens" TOKENIZER="$dir/tokenizer.json" "$prefix/bin/deepseek-train" \
     --config "$prefix/share/deepseek/configs/demo.yaml" --dry-run "checkpoint.directory=$dir/run" \
     data.seq_len=16 training.micro_batch=2 >"$dir/log" 2>&1 || fail "$(cat "$dir/log")"
+[ ! -d "$build/man" ] || [ -s "$prefix/share/man/man1/deepseek-serve.1" ] || fail "no manual pages"
+grep -q "/bin/deepseek-serve --model" "$prefix/lib/systemd/system/deepseek-serve.service" || fail "no unit"
 for tool in "$prefix"/bin/deepseek-*; do
     "$tool" --help | grep -q "${tool##*/}" || fail "${tool##*/} --help"
 done

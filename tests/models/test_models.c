@@ -274,6 +274,37 @@ static ds_status load_text(const char *json, ds_model_config *out) {
     return ds_model_config_load(folder, out);
 }
 
+/* Dropout is for training: what answers, rates or embeds has none. */
+static void test_only_training_drops(void **state) {
+    (void)state;
+    static const char *const names[] = {"tiny", "bert-large"};
+    for (size_t i = 0; i < 2; i++) {
+        ds_model_config c = preset(names[i]);
+        c.dropout = 0.5f;
+        const ds_paged_cache cache = {.n_blocks = 2, .block_size = 4, .dtype = DS_F32};
+        for (int which = 0; which < 5; which++) {
+            if (c.architecture == DS_BERT && which > 2)
+                continue;
+            ds_graph *g = ds_graph_new();
+            switch (which) {
+            case 0: ds_model_build_training(g, &c, 1, 8); break;
+            case 1: ds_model_build_logits(g, &c, 1, 8); break;
+            case 2: ds_model_build_hidden(g, &c, 1, 8); break;
+            case 3: ds_model_build_step(g, &c, 1, 1, 8); break;
+            default: ds_model_build_paged(g, &c, 1, 1, 1, 2, &cache); break;
+            }
+            char *text = NULL;
+            size_t size = 0;
+            FILE *out = open_memstream(&text, &size);
+            ds_graph_print(g, out, false);
+            fclose(out);
+            assert_true((strstr(text, "dropout") != NULL) == (which == 0));
+            free(text);
+            ds_graph_free(g);
+        }
+    }
+}
+
 static void test_config_json_round_trip(void **state) {
     (void)state;
     ds_model_config configs[DS_ARCHITECTURES];
@@ -455,6 +486,7 @@ int main(void) {
         cmocka_unit_test(test_names_are_hugging_faces),
         cmocka_unit_test(test_check_says_what_does_not_fit),
         cmocka_unit_test(test_build_refuses_long_sequences),
+        cmocka_unit_test(test_only_training_drops),
         cmocka_unit_test(test_config_json_round_trip),
         cmocka_unit_test(test_config_json_of_impossible_experts),
         cmocka_unit_test(test_config_json_of_strangers),

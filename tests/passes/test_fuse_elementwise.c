@@ -217,11 +217,12 @@ static void test_wrong_lists_are_refused(void **state) {
     }
 }
 
-/* SwiGLU is one op forward and two backward, and the SiLU between them is not kept: the gate is. */
+/* SwiGLU is one op forward and three backward, once more for the gradient of the weight that reads
+ * it; neither it nor the SiLU is kept: the two factors are. */
 static void test_swiglu(void **state) {
     (void)state;
-    static const char *const expected[] = {"silu x1; mul t0 x0", "silu x1; mul x0 t0",
-                                           "mul x1 x2; silu_grad x0 t0"};
+    static const char *const expected[] = {"silu x1; mul t0 x0", "silu x1; mul t0 x0",
+                                           "silu x1; mul x0 t0", "mul x1 x2; silu_grad x0 t0"};
     ds_model_config c;
     assert_int_equal(ds_model_preset("llama-1b", &c), DS_OK);
     c.n_layers = 1;
@@ -234,15 +235,53 @@ static void test_swiglu(void **state) {
         const ds_node *x = fused->nodes[i];
         if (x->op != &ds_op_fused_elementwise)
             continue;
-        assert_true(n < 3);
+        assert_true(n < 4);
         expect_text(x, expected[n]);
         assert_int_equal(x->phase, n == 0 ? DS_FORWARD : DS_BACKWARD);
         n++;
     }
-    assert_int_equal(n, 3);
+    assert_int_equal(n, 4);
     assert_int_equal(count_ops(fused, &ds_op_unary), 0);
     ds_graph_free(fused);
     ds_graph_free(joined);
+    ds_graph_free(backward);
+    ds_graph_free(g);
+}
+
+/* A norm and an activation that gradients of weights read: the backward pass makes them again, each
+ * once, out of what it keeps for their own gradients. The residual sum is kept: what it is made
+ * from is not. */
+static void test_what_gradients_of_weights_read_is_repeated(void **state) {
+    (void)state;
+    enum { ROWS = 6, WIDTH = 8, HIDDEN = 16 };
+    ds_graph *g = ds_graph_new();
+    ds_node *x = ds_graph_input(g, "x", DS_F32, 3, (int64_t[]){2, ROWS, WIDTH});
+    ds_node *w = ds_graph_param(g, "w", 2, (int64_t[]){WIDTH, WIDTH}, DS_INIT_ONES);
+    ds_node *gain = ds_graph_param(g, "gain", 1, (int64_t[]){WIDTH}, DS_INIT_ONES);
+    ds_node *shift = ds_graph_param(g, "shift", 1, (int64_t[]){WIDTH}, DS_INIT_ONES);
+    ds_node *up = ds_graph_param(g, "up", 2, (int64_t[]){WIDTH, HIDDEN}, DS_INIT_ONES);
+    ds_node *down = ds_graph_param(g, "down", 2, (int64_t[]){HIDDEN, WIDTH}, DS_INIT_ONES);
+    ds_node *sum = ds_graph_add(g, x, ds_graph_matmul(g, x, w, (ds_matmul_opts){0}));
+    ds_node *normed = ds_graph_layer_norm(g, sum, gain, shift, 1e-5f);
+    ds_node *h = ds_graph_matmul(g, normed, up, (ds_matmul_opts){0});
+    ds_node *y = ds_graph_matmul(g, ds_graph_unary(g, DS_GELU, h, 0), down, (ds_matmul_opts){0});
+    ds_graph_output(g, "loss", ds_graph_sum_all(g, ds_graph_unary(g, DS_SQUARE, y, 0)));
+    ds_graph *backward = ds_pass_autodiff(g, "loss", false);
+    ds_graph *fused = ds_pass_fuse_elementwise(backward);
+    assert_true(ds_graph_ok(fused));
+    assert_int_equal(count_ops(backward, &ds_op_layer_norm), 1);
+    assert_int_equal(count_ops(fused, &ds_op_layer_norm), 2);
+    int n_gelu = 0, n_backward = 0;
+    for (size_t i = 0; i < fused->n_nodes; i++) {
+        const ds_node *node = fused->nodes[i];
+        const bool is_gelu =
+            node->op == &ds_op_unary && ((const ds_unary_attrs *)node->attrs)->kind == DS_GELU;
+        n_gelu += is_gelu;
+        n_backward += (is_gelu || node->op == &ds_op_layer_norm) && node->phase == DS_BACKWARD;
+    }
+    assert_int_equal(n_gelu, 2);
+    assert_int_equal(n_backward, 2);
+    ds_graph_free(fused);
     ds_graph_free(backward);
     ds_graph_free(g);
 }
@@ -279,6 +318,7 @@ int main(void) {
         cmocka_unit_test(test_kernel_matches_reference),
         cmocka_unit_test(test_wrong_lists_are_refused),
         cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_what_gradients_of_weights_read_is_repeated),
         cmocka_unit_test(test_what_is_not_repeated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

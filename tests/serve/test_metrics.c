@@ -5,6 +5,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include <string.h>
 
 #include "serve/metrics.h"
@@ -18,7 +20,12 @@ static void test_text(void **state) {
     (void)state;
     ds_metrics m;
     ds_metrics_init(&m);
-    const ds_executor_stats stats = {.n_running = 3, .cached_tokens = 70, .blocks_in_use = 5};
+    const ds_executor_stats stats = {.n_running = 3,
+                                     .prompt_tokens = 280,
+                                     .cached_tokens = 70,
+                                     .blocks_in_use = 5,
+                                     .proposed_tokens = 8,
+                                     .accepted_tokens = 6};
     for (int i = 0; i < 3; i++)
         ds_metrics_count_code(&m, 200);
     ds_metrics_count_code(&m, 429);
@@ -31,6 +38,9 @@ static void test_text(void **state) {
     expect(&text, "\n# TYPE deepseek_prefix_hit_tokens_total counter\n"
                   "deepseek_prefix_hit_tokens_total 70\n");
     expect(&text, "# TYPE deepseek_requests_running gauge\ndeepseek_requests_running 3\n");
+    expect(&text, "\ndeepseek_prefix_hit_ratio 0.25\n");
+    expect(&text, "\ndeepseek_accepted_tokens_total 6\n");
+    expect(&text, "\ndeepseek_accepted_ratio 0.75\n");
     expect(&text, "deepseek_cache_blocks_in_use 5\n");
     expect(&text, "deepseek_http_requests_total{code=\"200\"} 3\n");
     expect(&text, "deepseek_http_requests_total{code=\"429\"} 1\n");
@@ -60,8 +70,22 @@ static void test_many_codes(void **state) {
     ds_metrics_destroy(&m);
 }
 
+/* When /health says 503. */
+static void test_a_model_that_hangs(void **state) {
+    (void)state;
+    const ds_executor_stats idle = {.last_step_s = 100},
+                            busy = {.last_step_s = 100, .n_running = 1};
+    assert_false(ds_metrics_stalled(&idle, HUGE_VAL, 1000));       /* nothing to do */
+    assert_false(ds_metrics_stalled(&busy, 50, 100 + DS_STALL_S)); /* it moved */
+    assert_true(ds_metrics_stalled(&busy, 50, 100 + DS_STALL_S + 1));
+    assert_false(ds_metrics_stalled(&busy, 990, 1000)); /* the work has just come */
+    assert_true(ds_metrics_stalled(&busy, 990, 990 + DS_STALL_S + 1));
+    assert_false(ds_metrics_stalled(&busy, HUGE_VAL, 1000)); /* the last one is just being ended */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_model_that_hangs),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_many_codes),
     };

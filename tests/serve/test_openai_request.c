@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,7 +73,7 @@ static void test_chat(void **state) {
         "\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]},"
         "{\"role\":\"assistant\",\"content\":null}],\"max_tokens\":3,"
         "\"max_completion_tokens\":9,\"logprobs\":true,\"tools\":[],\"tool_choice\":\"auto\"}");
-    assert_int_equal(r.n_messages, 3);
+    assert_int_equal(r.chat.n_messages, 3);
     assert_string_equal(r.messages[0].role, "system");
     assert_string_equal(r.messages[0].content, "Be é");
     assert_string_equal(r.messages[1].content, "ab");
@@ -85,12 +86,63 @@ static void test_chat(void **state) {
     ds_openai_request_clear(&r);
 }
 
+static void test_tools_and_forms(void **state) {
+    (void)state;
+    const char *tools = "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},"
+                        "{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]";
+    char json[1024];
+    snprintf(
+        json, sizeof json,
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":"
+        "null,\"tool_calls\":[{\"id\":\"c1\",\"type\":\"function\",\"function\":{\"name\":\"f\","
+        "\"arguments\":\"{\\\"a\\\":1}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"c1\","
+        "\"content\":"
+        "\"y\"}],%s,\"n\":4,\"parallel_tool_calls\":false}",
+        tools);
+    ds_openai_request r = accept_json(DS_OPENAI_CHAT, json);
+    assert_int_equal(r.n, 4);
+    assert_true(r.one_call && !r.chat.calls && !r.called);
+    assert_int_equal(json_array_size(r.chat.tools), 2);
+    const json_t *call = json_array_get(r.messages[1].tool_calls, 0);
+    assert_string_equal(json_string_value(json_object_get(call, "name")), "f");
+    assert_true(json_is_object(json_object_get(call, "arguments")));
+    assert_string_equal(r.messages[2].role, "tool");
+    assert_string_equal(r.messages[2].tool_call_id, "c1");
+    ds_openai_request_clear(&r);
+    const char *user = "\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]";
+    static const struct {
+        const char *choice;
+        size_t n_tools, n_called;
+    } choices[] = {{"\"none\"", 0, 0},
+                   {"\"auto\"", 2, 0},
+                   {"\"required\"", 2, 2},
+                   {"{\"type\":\"function\",\"function\":{\"name\":\"g\"}}", 2, 1}};
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
+        snprintf(json, sizeof json, "{%s,%s,\"tool_choice\":%s}", user, tools, choices[i].choice);
+        r = accept_json(DS_OPENAI_CHAT, json);
+        assert_int_equal(json_array_size(r.chat.tools), choices[i].n_tools);
+        assert_int_equal(json_array_size(r.called), choices[i].n_called);
+        assert_int_equal(r.chat.calls, choices[i].n_called > 0);
+        ds_openai_request_clear(&r);
+    }
+    r = accept_json(DS_OPENAI_COMPLETION,
+                    "{\"prompt\":\"x\",\"echo\":true,\"response_format\":{\"type\":\"json_schema\","
+                    "\"json_schema\":{\"name\":\"n\",\"strict\":true,\"schema\":{\"const\":1}}}}");
+    assert_true(r.echo && json_integer_value(json_object_get(r.schema, "const")) == 1);
+    ds_openai_request_clear(&r);
+    r = accept_json(DS_OPENAI_COMPLETION, "{\"prompt\":\"x\",\"grammar\":\"root ::= \\\"a\\\"\"}");
+    assert_string_equal(r.grammar, "root ::= \"a\"");
+    ds_openai_request_clear(&r);
+}
+
 typedef struct refusal {
     ds_openai_kind kind;
     const char *json, *param, *text; /* text stands in the message */
 } refusal;
 
-#define P "{\"prompt\":\"x\","
+#define P    "{\"prompt\":\"x\","
+#define C    "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],"
+#define TOOL "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
 static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, "", "", "no valid JSON"},
     {DS_OPENAI_COMPLETION, "{\"prompt\":", "", "line 1"},
@@ -121,8 +173,18 @@ static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, P "\"top_k\":-2}", "top_k", "from -1"},
     {DS_OPENAI_COMPLETION, P "\"presence_penalty\":2.5}", "presence_penalty", "from -2 to 2"},
     {DS_OPENAI_COMPLETION, P "\"repetition_penalty\":0}", "repetition_penalty", "from 0.01"},
-    {DS_OPENAI_COMPLETION, P "\"n\":2}", "n", "several requests"},
-    {DS_OPENAI_COMPLETION, P "\"echo\":true}", "echo", "does not repeat"},
+    {DS_OPENAI_COMPLETION, P "\"n\":0}", "n", "from 1 to 128"},
+    {DS_OPENAI_COMPLETION, P "\"best_of\":2}", "best_of", "'n'"},
+    {DS_OPENAI_COMPLETION, P "\"suffix\":\"y\"}", "suffix", "filling a gap"},
+    {DS_OPENAI_COMPLETION, P "\"grammar\":1}", "grammar", "GBNF"},
+    {DS_OPENAI_COMPLETION, P "\"tools\":[{}]}", "tools", "/v1/chat/completions"},
+    {DS_OPENAI_COMPLETION, P "\"grammar\":\"x\",\"response_format\":{\"type\":\"json_object\"}}",
+     "grammar", "exclude each other"},
+    {DS_OPENAI_COMPLETION, P "\"response_format\":{\"type\":\"xml\"}}", "response_format",
+     "json_schema"},
+    {DS_OPENAI_COMPLETION, P "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}}",
+     "response_format", "must be a JSON schema"},
+    {DS_OPENAI_COMPLETION, P "\"echo\":true,\"logprobs\":0}", "echo", "not supported"},
     {DS_OPENAI_COMPLETION, P "\"stop\":\"\"}", "stop", "none of them empty"},
     {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",1]}", "stop", "string"},
     {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "stop", "4 at most"},
@@ -130,7 +192,7 @@ static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, P "\"stream_options\":{}}", "stream_options", "\"stream\": true"},
     {DS_OPENAI_COMPLETION, P "\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
      "stream_options.include_usage", "true or false"},
-    {DS_OPENAI_COMPLETION, P "\"logprobs\":5}", "logprobs", "0 or null"},
+    {DS_OPENAI_COMPLETION, P "\"logprobs\":21}", "logprobs", "from 0 to 20"},
     {DS_OPENAI_COMPLETION, P "\"logit_bias\":{\"x\":1}}", "logit_bias", "token ids"},
     {DS_OPENAI_COMPLETION, P "\"logit_bias\":{\"1\":101}}", "logit_bias", "-100 to 100"},
     {DS_OPENAI_COMPLETION, P "\"logit_bias\":{\"99999999999\":1}}", "logit_bias", "token ids"},
@@ -138,15 +200,35 @@ static const refusal refusals[] = {
     {DS_OPENAI_CHAT, "{\"messages\":[]}", "messages", "one at least"},
     {DS_OPENAI_CHAT, "{\"messages\":\"hi\"}", "messages", "must be an array"},
     {DS_OPENAI_CHAT, "{\"messages\":[1]}", "messages", "messages[0].role"},
-    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", "messages", "tool"},
+    {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"wizard\",\"content\":\"x\"}]}", "messages",
+     "wizard"},
+    {DS_OPENAI_CHAT, C "\"echo\":true}", "echo", "/v1/completions"},
+    {DS_OPENAI_CHAT, C "\"logprobs\":1}", "logprobs", "true or false"},
+    {DS_OPENAI_CHAT, C "\"functions\":[{}]}", "functions", "'tools'"},
+    {DS_OPENAI_CHAT, C "\"tools\":{}}", "tools", "an array"},
+    {DS_OPENAI_CHAT, C "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a b\"}}]}",
+     "tools", "tools[0].function.name"},
+    {DS_OPENAI_CHAT, C "\"tool_choice\":\"required\"}", "tool_choice", "needs 'tools'"},
+    {DS_OPENAI_CHAT, C TOOL ",\"tool_choice\":\"some\"}", "tool_choice", "\"required\""},
+    {DS_OPENAI_CHAT,
+     C TOOL ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}}",
+     "tool_choice", "one of the tools"},
+    {DS_OPENAI_CHAT, C TOOL ",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
+     "exclude each other"},
+    {DS_OPENAI_CHAT, C TOOL ",\"parallel_tool_calls\":1}", "parallel_tool_calls", "true or false"},
+    {DS_OPENAI_CHAT,
+     "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"1\",\"function\":{\"name\":"
+     "\"f\","
+     "\"arguments\":\"{\"}}]}]}",
+     "messages", "tool_calls[0]"},
     {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":1}]}", "messages",
      "content' must be a string, not a number"},
     {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}",
      "messages", "nothing but text"},
     {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"tools\":[{}]}",
-     "tools", "not supported"},
+     "tools", "must be {"},
     {DS_OPENAI_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"top_logprobs\":2}",
-     "top_logprobs", "own tokens"},
+     "top_logprobs", "needs"},
 };
 
 static void test_refusals(void **state) {
@@ -189,9 +271,9 @@ static void test_deep_nesting(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_completion),   cmocka_unit_test(test_prompts_and_defaults),
-        cmocka_unit_test(test_chat),         cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_deep_nesting),
+        cmocka_unit_test(test_completion), cmocka_unit_test(test_prompts_and_defaults),
+        cmocka_unit_test(test_chat),       cmocka_unit_test(test_tools_and_forms),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_deep_nesting),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

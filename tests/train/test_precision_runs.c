@@ -1,6 +1,6 @@
-/* Mixed precision learns what f32 learns: a small model on real text, byte by byte, a few hundred
- * steps; the runs differ in their number formats alone. The text is tinyshakespeare where it is
- * there, else the project's own. */
+/* Mixed precision and quantisation-aware training learn what f32 learns: a small model on real
+ * text, byte by byte, a few hundred steps; the runs differ in their number formats alone. The text
+ * is tinyshakespeare where it is there, else the project's own. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -79,7 +79,7 @@ static outcome train(const char *folder, const char *corpus, const char *const p
     return end;
 }
 
-static void test_mixed_precision_ends_where_f32_does(void **state) {
+static void test_other_formats_end_where_f32_does(void **state) {
     (void)state;
     static const char *const f32[] = {"precision.mode=full", "precision.bf16=false",
                                       "precision.fp16=false"};
@@ -88,6 +88,8 @@ static void test_mixed_precision_ends_where_f32_does(void **state) {
     } runs[] = {
         {"bf16-text", {"precision.mode=mixed", "precision.bf16=true", "precision.fp16=false"}},
         {"fp16-text", {"precision.mode=mixed", "precision.bf16=false", "precision.fp16=true"}},
+        {"qat-text", {"precision.mode=full", "precision.bf16=false", "quantization.mode=qat"}},
+        {"qat-bf16-text", {"precision.mode=mixed", "precision.bf16=true", "quantization.mode=qat"}},
     };
     char path[512], corpus[600];
     make_text(file_in("", "text", path));
@@ -106,6 +108,6 @@ static void test_mixed_precision_ends_where_f32_does(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mixed_precision_ends_where_f32_does)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_other_formats_end_where_f32_does)};
     return cmocka_run_group_tests(tests, make_corpus, remove_corpus);
 }

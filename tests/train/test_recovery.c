@@ -233,7 +233,7 @@ static void test_a_full_disk_does_not_end_the_run(void **state) {
         file_in("full-disk", "checkpoints/step-00000005", path);
         assert_int_equal(ds_checkpoint_verify(path), DS_OK);
         file_in("full-disk", "checkpoints", path);
-        assert_int_equal(ds_checkpoint_find(path, found), DS_OK);
+        assert_int_equal(ds_checkpoint_find(path, DS_VERIFY_ALL, found), DS_OK);
         assert_non_null(strstr(found, "step-00000014"));
         ds_train_config_free(&config);
     }

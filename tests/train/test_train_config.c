@@ -89,7 +89,7 @@ static const struct {
     {"zzz: 1\n",
      "f.yaml:1:1: unknown key 'zzz'; accepted here: device, threads, "
      "gradient_accumulation_steps, fused_attention, out_dir, model, data, precision, optimizer, "
-     "schedule, training, dynamic_batch, memory, kernels, checkpoint, supervise"},
+     "schedule, training, dynamic_batch, memory, quantization, kernels, checkpoint, supervise"},
     {"optimizer:\n  gradient_clipp1ng: 1\n",
      "f.yaml:2:3: unknown key 'optimizer.gradient_clipp1ng'; accepted here: name, learning_rate, "
      "beta1, beta2, eps, weight_decay, momentum, grad_clip"},

@@ -35,6 +35,24 @@ static void test_the_loss_falls(void **state) {
     free(loss);
 }
 
+/* A step too small to change anything leaves the same model, which validation rates without
+ * dropout. */
+static void test_validation_drops_nothing(void **state) {
+    (void)state;
+    double *plain = NULL, *dropping = NULL;
+    const char *const without[] = {"training.steps=1", "optimizer.learning_rate=1e-12",
+                                   "model.dropout=0"};
+    const char *const with[] = {"training.steps=1", "optimizer.learning_rate=1e-12",
+                                "model.dropout=0.5"};
+    run("without_dropout", without, 3);
+    run("with_dropout", with, 3);
+    assert_int_equal(recorded("without_dropout", "validation/loss", NULL, &plain), 1);
+    assert_int_equal(recorded("with_dropout", "validation/loss", NULL, &dropping), 1);
+    assert_true(fabs(plain[0] - dropping[0]) < 1e-6);
+    free(plain);
+    free(dropping);
+}
+
 static void test_resuming_is_bitwise(void **state) {
     (void)state;
     const char *const whole[] = {"checkpoint.interval=10"};
@@ -185,7 +203,8 @@ static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     assert_int_equal(ds_checkpoint_verify(file_in("damaged", "checkpoints/step-00000020", path)),
                      DS_CORRUPT);
     assert_non_null(strstr(ds_error(), "model.safetensors"));
-    assert_int_equal(ds_checkpoint_find(file_in("damaged", "checkpoints", path), found), DS_OK);
+    assert_int_equal(
+        ds_checkpoint_find(file_in("damaged", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
     assert_non_null(strstr(found, "step-00000010"));
     run("damaged", overrides, 1); /* from step 10 on again */
     run("intact", overrides, 1);
@@ -218,7 +237,8 @@ static void test_a_full_disk_keeps_the_former_checkpoint(void **state) {
         assert_int_equal(ds_checkpoint_write(w, s, 30, &file, 1), DS_OK); /* in the background */
         assert_int_equal(ds_checkpoint_wait(w), DS_IO);
         ds_fault_arm((ds_fault)kind, 0);
-        assert_int_equal(ds_checkpoint_find(file_in("full", "checkpoints", path), found), DS_OK);
+        assert_int_equal(
+            ds_checkpoint_find(file_in("full", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
         assert_non_null(strstr(found, "step-00000020"));
         ds_checkpoint_writer_free(w);
         ds_graph_free(g);
@@ -304,6 +324,7 @@ static void test_wrong_data_is_refused_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_validation_drops_nothing),
         cmocka_unit_test(test_resuming_is_bitwise),
         cmocka_unit_test(test_experts_are_saved_one_by_one),
         cmocka_unit_test(test_the_batch_follows_utilisation),

@@ -172,14 +172,6 @@ static void stage_keys(const ds_attention_problem *p, const ds_tensor *t, int64_
     memset(to + n * row_bytes, 0, (size_t)((DS_KEY_BLOCK - n) * row_bytes));
 }
 
-static const float *key_row(const ds_attention_problem *p, const ds_tensor *t, int64_t b,
-                            int64_t row, int64_t head, float *buffer) {
-    if (p->table)
-        return ds_attention_row(t, p->table[row / p->block_size], row % p->block_size, head,
-                                buffer);
-    return ds_attention_row(t, b, row, head, buffer);
-}
-
 /* Packs the key blocks that queries of sample b can see. */
 static void pack_head(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head) {
     const ds_tiles *tiles = p->tiles;
@@ -280,6 +272,65 @@ static void attend_heads(const ds_attention_problem *p, const memory *m, int64_t
         p->tiles->end();
 }
 
+/* Where the row of key j is, and how many rows from there on lie as far apart as strides[1]: those
+ * of a block, or all of a sample's. */
+static int64_t even_rows(const ds_attention_problem *p, const ds_tensor *t, int64_t b, int64_t j,
+                         int64_t to, int64_t head, const void **first) {
+    const int64_t within = p->table ? j % p->block_size : j;
+    const int64_t sample = p->table ? p->table[j / p->block_size] : b;
+    const int64_t most = p->table ? p->block_size - within : to - j;
+    *first = ds_at(t, sample * t->strides[0] + within * t->strides[1] + head * t->strides[2]);
+    return most < to - j ? most : to - j;
+}
+
+/* Rows whose elements do not lie side by side are fetched one by one. */
+static const void *dense_row(const ds_tensor *t, const void **first, float *buffer,
+                             ds_dtype *dtype) {
+    *dtype = t->dtype;
+    if (t->strides[3] == 1)
+        return *first;
+    ds_tensor row = *t;
+    row.data = (void *)(uintptr_t)*first;
+    *dtype = DS_F32;
+    return ds_cpu_fetch(&row, 0, t->strides[3], t->dims[3], buffer);
+}
+
+/* few_scores[group][from … to) */
+static void score_few(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head,
+                      int64_t from, int64_t to) {
+    const int64_t keys = ds_round_up(p->keys, DS_KEY_BLOCK);
+    float buffer[DS_BLOCK];
+    for (int64_t j = from, n; j < to; j += n) {
+        const void *row;
+        ds_dtype dtype;
+        n = even_rows(p, p->k, b, j, to, kv_head, &row);
+        n = p->k->strides[3] == 1 ? n : 1;
+        row = dense_row(p->k, &row, buffer, &dtype);
+        for (int64_t g = 0; g < p->group; g += DS_DOTS_ROWS) {
+            const int rows = (int)(p->group - g < DS_DOTS_ROWS ? p->group - g : DS_DOTS_ROWS);
+            ds_cpu_simd()->dots(dtype, row, p->k->strides[1], m->few_queries + g * p->padded_dim,
+                                p->padded_dim, rows, m->few_scores + g * keys + j, keys, n,
+                                p->head_dim);
+        }
+    }
+}
+
+/* out[group] += the values, weighted. */
+static void add_few(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head,
+                    int64_t from, int64_t to) {
+    const int64_t keys = ds_round_up(p->keys, DS_KEY_BLOCK);
+    float buffer[DS_BLOCK];
+    for (int64_t j = from, n; j < to; j += n) {
+        const void *row;
+        ds_dtype dtype;
+        n = even_rows(p, p->v, b, j, to, kv_head, &row);
+        n = p->v->strides[3] == 1 ? n : 1;
+        row = dense_row(p->v, &row, buffer, &dtype);
+        ds_cpu_simd()->axpys(dtype, row, p->v->strides[1], m->few_scores + j, keys, (int)p->group,
+                             m->out, p->padded_v_dim, p->v_dim, n);
+    }
+}
+
 /* ---- row by row ------------------------------------------------------------------------------ */
 
 static void attend_few(const ds_attention_problem *p, const memory *m, int64_t b, int64_t kv_head,
@@ -294,12 +345,7 @@ static void attend_few(const ds_attention_problem *p, const memory *m, int64_t b
         const float *q = ds_attention_row(&queries, b, t, kv_head * p->group + g, buffer);
         memcpy(m->few_queries + g * p->padded_dim, q, (size_t)p->head_dim * sizeof *q);
     }
-    for (int64_t j = from; j < to; j++) {
-        const float *k = key_row(p, p->k, b, j, kv_head, buffer);
-        for (int64_t g = 0; g < p->group; g++)
-            m->few_scores[g * keys + j] =
-                simd->dot(m->few_queries + g * p->padded_dim, k, p->head_dim);
-    }
+    score_few(p, m, b, kv_head, from, to);
     memset(m->out, 0, (size_t)(p->group * p->padded_v_dim) * sizeof *m->out);
     float max[DS_BLOCK], sum[DS_BLOCK];
     for (int64_t g = 0; g < p->group; g++) {
@@ -308,11 +354,7 @@ static void attend_few(const ds_attention_problem *p, const memory *m, int64_t b
             simd->attend(m->few_scores + g * keys, from, to, p->opts.scale, &max[g], &sum[g], NULL,
                          0);
     }
-    for (int64_t j = from; j < to; j++) {
-        const float *v = key_row(p, p->v, b, j, kv_head, buffer);
-        for (int64_t g = 0; g < p->group; g++)
-            simd->axpy(m->few_scores[g * keys + j], v, m->out + g * p->padded_v_dim, p->v_dim);
-    }
+    add_few(p, m, b, kv_head, from, to);
     for (int64_t g = 0; g < p->group; g++)
         finish_row(p, b, t, kv_head * p->group + g, max[g], sum[g], m->out + g * p->padded_v_dim);
 }

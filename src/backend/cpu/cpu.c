@@ -12,6 +12,7 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_matmul,
     &ds_cpu_grouped_matmul,
     &ds_cpu_grouped_matmul_weight,
+    &ds_cpu_quantised_matmul,
     &ds_cpu_conv2d,
     &ds_cpu_conv2d_input_grad,
     &ds_cpu_conv2d_weight_grad,
@@ -33,6 +34,7 @@ static const ds_kernel *const kernels[] = {
     &ds_cpu_moe_route,
     &ds_cpu_argmax,
     &ds_cpu_topk,
+    &ds_cpu_quantisation_scale,
     &ds_cpu_quantise,
     &ds_cpu_dequantise,
     &ds_cpu_fake_quantise,
@@ -86,6 +88,7 @@ static const ds_backend_ops cpu_ops = {
     .close = close_cpu,
     .alloc = ds_host_alloc,
     .release = ds_host_release,
+    .use_in_parts = ds_host_use_in_parts,
     .copy = ds_host_copy,
     .stream_new = ds_host_stream_new,
     .stream_free = ds_host_stream_free,
@@ -96,6 +99,7 @@ static const ds_backend_ops cpu_ops = {
     .stream_wait = ds_host_stream_wait,
     .peak_flops = peak_flops,
     .find_kernel = find_kernel,
+    .reads_host_memory = true,
 };
 
 ds_status ds_backend_open_cpu(ds_backend_opts opts, ds_backend **out) {

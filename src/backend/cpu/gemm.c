@@ -8,11 +8,13 @@
 
 #include "backend/cpu/dnnl.h"
 #include "base/alloc.h"
+#include "base/error.h"
 
 struct ds_gemm {
     ds_product product; /* as oneDNN sees it */
     int n_threads;
-    enum { BY_DNNL, BY_AMX, BY_VECTORS } way;
+    enum { BY_DNNL, BY_FEW_ROWS, BY_AMX, BY_VECTORS } way;
+    ds_few_rows few;
     ds_amx_gemm amx;
     ds_vector_gemm vectors;
     ds_dnnl_gemm *dnnl;
@@ -27,7 +29,8 @@ bool ds_gemm_reads_gaps(const ds_product *p) {
     ds_product plain = *p;
     plain.a = (ds_operand){.dtype = p->a.dtype, .row_stride = p->k, .column_stride = 1};
     plain.b = (ds_operand){.dtype = p->b.dtype, .row_stride = p->n, .column_stride = 1};
-    return ds_amx_gemm_accepts(&plain) || ds_vector_gemm_accepts(&plain);
+    return ds_few_rows_accepts(&plain) || ds_amx_gemm_accepts(&plain) ||
+           ds_vector_gemm_accepts(&plain);
 }
 
 static size_t reserve(ds_gemm *g, size_t bytes) {
@@ -56,6 +59,8 @@ static void try_packing(ds_gemm *g) {
 
 static ds_status plan_dnnl(ds_gemm *g) {
     ds_product *p = &g->product;
+    if (p->a.dtype != p->b.dtype)
+        return ds_fail(DS_UNSUPPORTED, "operands of two types");
     omp_set_num_threads(g->n_threads); /* oneDNN plans for as many */
     g->turns_a = worth_turning(p);
     if (g->turns_a) {
@@ -76,7 +81,11 @@ ds_status ds_gemm_new(const ds_product *p, int n_threads, ds_gemm **out) {
     g->product = *p;
     g->n_threads = n_threads;
     ds_status status = DS_OK;
-    if (ds_amx_gemm_accepts(p)) {
+    if (ds_few_rows_accepts(p)) {
+        g->way = BY_FEW_ROWS;
+        g->few = ds_few_rows_plan(p, n_threads);
+        g->workspace = g->few.workspace;
+    } else if (ds_amx_gemm_accepts(p)) {
         g->way = BY_AMX;
         g->amx = ds_amx_gemm_plan(p, n_threads);
         g->workspace = g->amx.workspace;
@@ -113,6 +122,10 @@ static const void *turn(const ds_gemm *g, const void *a, void *to) {
 ds_status ds_gemm_run(ds_gemm *g, const void *a, const void *b, void *c, const float *bias,
                       const void *residual, void *workspace) {
     char *memory = workspace;
+    if (g->way == BY_FEW_ROWS) {
+        ds_few_rows_run(&g->few, a, b, c, bias, residual, workspace);
+        return DS_OK;
+    }
     if (g->way == BY_AMX) {
         ds_amx_gemm_run(&g->amx, a, b, c, bias, residual, workspace);
         return DS_OK;

@@ -1,6 +1,7 @@
 /* Matrix products of the CPU backend: one description, and whichever implementation is fastest for
- * it on the processor at hand: AMX tiles for bf16 where there are some, vector registers where
- * oneDNN has nothing good for the processor, oneDNN for the rest. */
+ * it on the processor at hand: a way of its own for few rows, AMX tiles for bf16 where there are
+ * some, vector registers where oneDNN has nothing good for the processor or operands differ in
+ * type, oneDNN for the rest. */
 #ifndef DS_CPU_GEMM_H
 #define DS_CPU_GEMM_H
 
@@ -34,6 +35,21 @@ size_t ds_gemm_workspace(const ds_gemm *g); /* bytes */
 ds_status ds_gemm_run(ds_gemm *g, const void *a, const void *b, void *c, const float *bias,
                       const void *residual, void *workspace);
 void ds_gemm_free(ds_gemm *g);
+
+/* ---- few_rows.c ------------------------------------------------------------------------------ */
+
+typedef struct ds_few_rows {
+    ds_product product;
+    int n_threads;
+    int64_t x_stride; /* of a's rows in the workspace, if they are not f32 */
+    size_t workspace;
+} ds_few_rows;
+
+/* Whether so few rows are best multiplied by reading b once. */
+bool ds_few_rows_accepts(const ds_product *p);
+ds_few_rows ds_few_rows_plan(const ds_product *p, int n_threads);
+void ds_few_rows_run(const ds_few_rows *g, const void *a, const void *b, void *c, const float *bias,
+                     const void *residual, void *workspace);
 
 /* ---- amx_gemm.c ------------------------------------------------------------------------------ */
 

@@ -3,7 +3,18 @@
 
 extern const ds_simd ds_simd_table_baseline;
 #ifdef DS_SIMD_X86
+#include <cpuid.h>
+
 extern const ds_simd ds_simd_table_avx2, ds_simd_table_avx512;
+extern const ds_simd ds_simd_table_avx2vnni, ds_simd_table_avx512vnni;
+
+/* Products of bytes in 256 bits without AVX-512: CPUID 7.1, EAX, bit 4, which compilers' own test
+ * learnt later than they learnt the instructions. */
+static bool has_avx_vnni(void) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+           (a >> 4 & 1u);
+}
 #endif
 
 int ds_simd_all(const ds_simd **out, int capacity) {
@@ -14,14 +25,19 @@ int ds_simd_all(const ds_simd **out, int capacity) {
     __builtin_cpu_init();
     if (n < capacity && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         out[n++] = &ds_simd_table_avx2;
+    if (n < capacity && has_avx_vnni() && __builtin_cpu_supports("fma"))
+        out[n++] = &ds_simd_table_avx2vnni;
     if (n < capacity && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         out[n++] = &ds_simd_table_avx512;
+    if (n < capacity && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl"))
+        out[n++] = &ds_simd_table_avx512vnni;
 #endif
     return n;
 }
 
 const ds_simd *ds_simd_best(void) {
-    const ds_simd *tables[4];
-    return tables[ds_simd_all(tables, 4) - 1];
+    enum { MOST = 8 };
+    const ds_simd *tables[MOST];
+    return tables[ds_simd_all(tables, MOST) - 1];
 }

@@ -13,7 +13,7 @@ extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select, ds_cpu_fused_
 extern const ds_kernel ds_cpu_reduce, ds_cpu_sum_of_squares;
 extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add, ds_cpu_moe_route;
 extern const ds_kernel ds_cpu_argmax, ds_cpu_topk;
-extern const ds_kernel ds_cpu_quantise, ds_cpu_dequantise, ds_cpu_fake_quantise,
+extern const ds_kernel ds_cpu_quantisation_scale, ds_cpu_quantise, ds_cpu_dequantise, ds_cpu_fake_quantise,
     ds_cpu_fake_quantise_grad;
 /* optimizer.c */
 extern const ds_kernel ds_cpu_adamw, ds_cpu_sgd, ds_cpu_lion;
@@ -30,6 +30,8 @@ extern const ds_kernel ds_cpu_paged_write, ds_cpu_paged_attention;
 extern const ds_kernel ds_cpu_rotary, ds_cpu_dropout;
 /* matmul.c, grouped_matmul.c, conv.c */
 extern const ds_kernel ds_cpu_matmul, ds_cpu_grouped_matmul, ds_cpu_grouped_matmul_weight;
+/* quantised_matmul.c */
+extern const ds_kernel ds_cpu_quantised_matmul;
 extern const ds_kernel ds_cpu_conv2d, ds_cpu_conv2d_input_grad, ds_cpu_conv2d_weight_grad;
 
 /* The inner loops in use. */

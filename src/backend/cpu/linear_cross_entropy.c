@@ -9,7 +9,9 @@
 #include "backend/cpu/rows.h"
 #include "base/alloc.h"
 
-enum { BLOCK_ROWS = 1024 }; /* enough that reading and writing dweight once a block costs little */
+/* Rows of a block: so many that reading weight and dweight once a block costs little, and so few
+ * that the logits of one fit here. */
+enum { LEAST_ROWS = 256, MOST_ROWS = 1024, LOGITS_BYTES = 96 << 20 };
 
 /* The products of one block of so many rows. */
 typedef struct block {
@@ -111,6 +113,16 @@ static void plan_memory(state *s) {
     s->gemm_at = reserve(s, largest_gemm(s));
 }
 
+/* Blocks of one size, but for the last. */
+static int64_t block_rows(const state *s) {
+    const int64_t fitting = LOGITS_BYTES / (s->classes * (int64_t)ds_dtype_size(s->dtype));
+    const int64_t most = fitting < LEAST_ROWS  ? LEAST_ROWS
+                         : fitting > MOST_ROWS ? MOST_ROWS
+                                               : fitting;
+    const int64_t n = (s->rows + most - 1) / most;
+    return (s->rows + n - 1) / n;
+}
+
 static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     const ds_tensor *x = &args->inputs[0], *weight = &args->inputs[1];
     const int threads = args->n_threads;
@@ -123,7 +135,7 @@ static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
         return ds_fail(DS_UNSUPPORTED, "nothing to multiply");
     s->copies_x = x->dtype != dtype;
     s->copies_weight = weight->dtype != dtype;
-    const int64_t rows = s->rows < BLOCK_ROWS ? s->rows : BLOCK_ROWS;
+    const int64_t rows = block_rows(s);
     DS_TRY(plan_block(s, &s->blocks[FIRST], rows, false, threads));
     DS_TRY(plan_block(s, &s->blocks[NEXT], s->rows >= 2 * rows ? rows : 0, true, threads));
     DS_TRY(plan_block(s, &s->blocks[LAST], s->rows % rows, true, threads));

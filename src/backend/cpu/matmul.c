@@ -1,5 +1,5 @@
 /* The matmul op. Operands are read where they lie when the product at hand can; otherwise they are
- * first copied to row-major. Dtypes that the processor cannot multiply go through f32. */
+ * first copied to row-major. Dtypes that nothing here multiplies go through f32. */
 #include <stdlib.h>
 
 #include "backend/cpu/gemm.h"
@@ -121,8 +121,8 @@ static void measure(const ds_kernel_args *args, state *s) {
     p->activation = t->activation;
 }
 
-/* The whole plan with products of `dtype`. */
-static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
+/* The whole plan with operands of these types. */
+static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype a_dtype, ds_dtype b_dtype) {
     const ds_matmul_attrs *t = args->node->attrs;
     const ds_dtype result = args->outputs[0].dtype;
     ds_product *p = &s->product;
@@ -132,18 +132,19 @@ static ds_status plan(const ds_kernel_args *args, state *s, ds_dtype dtype) {
     if (p->k == 0)
         return ds_fail(DS_UNSUPPORTED, "an empty sum");
     const bool shared = args->inputs[1].rank == 2;
-    s->converts_c = dtype == DS_F32 && result != DS_F32;
+    s->converts_c = a_dtype == DS_F32 && result != DS_F32;
     p->has_residual = t->has_residual && !s->converts_c;
     p->c = (ds_operand){.dtype = s->converts_c ? DS_F32 : result,
                         .batch_stride = p->m * p->n,
                         .row_stride = p->n,
                         .column_stride = 1};
-    p->a.dtype = p->b.dtype = dtype;
+    p->a.dtype = a_dtype;
+    p->b.dtype = b_dtype;
     const bool gaps = ds_gemm_reads_gaps(p);
-    if (!lies_well(&s->a, shared, gaps) || s->a.view.dtype != dtype)
-        add_copy(s, &s->a, dtype);
-    if (!lies_well(&s->b, false, gaps) || s->b.view.dtype != dtype)
-        add_copy(s, &s->b, dtype);
+    if (!lies_well(&s->a, shared, gaps) || s->a.view.dtype != a_dtype)
+        add_copy(s, &s->a, a_dtype);
+    if (!lies_well(&s->b, false, gaps) || s->b.view.dtype != b_dtype)
+        add_copy(s, &s->b, b_dtype);
     p->a = s->a.operand;
     p->b = s->b.operand;
     DS_TRY(ds_gemm_new(p, args->n_threads, &s->gemm));
@@ -168,11 +169,11 @@ static ds_status prepare(const ds_kernel_args *args, void **out, size_t *workspa
     if (!s)
         return DS_OUT_OF_MEMORY;
     *out = s;
-    const ds_dtype dtype = args->inputs[0].dtype;
-    ds_status status = plan(args, s, dtype);
-    if (status == DS_UNSUPPORTED && (dtype == DS_BF16 || dtype == DS_F16)) {
+    const ds_dtype a = args->inputs[0].dtype, b = args->inputs[1].dtype;
+    ds_status status = plan(args, s, a, b);
+    if (status == DS_UNSUPPORTED && ds_dtype_is_float(a) && (a != DS_F32 || b != DS_F32)) {
         clear(s);
-        status = plan(args, s, DS_F32);
+        status = plan(args, s, DS_F32, DS_F32);
     }
     if (status == DS_UNSUPPORTED) {
         clear(s);

@@ -1,5 +1,7 @@
 /* Quantisation to int8 and back, and its imitation in training: a block at a time, each block with
  * the scale of its row, or of the whole tensor. */
+#include <math.h>
+
 #include "backend/cpu/kernels.h"
 
 typedef void quantise_block(const ds_kernel_args *args, float scale, int64_t start, int64_t n);
@@ -49,6 +51,36 @@ static void block_of_fake_grad(const ds_kernel_args *args, float scale, int64_t 
     ds_cpu_put(out, start, dx, n);
 }
 
+/* The largest magnitude of a block; a NaN among them makes it one. */
+static float block_magnitude(const float *x, int64_t n) {
+    float most = 0;
+    int is_nan = 0;
+#pragma omp simd reduction(max : most) reduction(| : is_nan)
+    for (int64_t i = 0; i < n; i++) {
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        is_nan |= x[i] != x[i];
+    }
+    return is_nan ? NAN : most;
+}
+
+static ds_status run_scale(const ds_kernel_args *args, ds_stream *stream) {
+    (void)stream;
+    const ds_tensor *x = &args->inputs[0];
+    const ds_quantisation_scale_attrs *attrs = args->node->attrs;
+    const int64_t rows = x->dims[0], n = ds_count(x->dims + 1, x->rank - 1);
+#pragma omp parallel for num_threads(ds_cpu_threads(rows * n, args->n_threads)) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float most = 0, buffer[DS_BLOCK];
+        for (int64_t i = 0; i < n && !isnan(most); i += DS_BLOCK) {
+            const int64_t length = n - i < DS_BLOCK ? n - i : DS_BLOCK;
+            const float m = block_magnitude(ds_cpu_fetch(x, r * n + i, 1, length, buffer), length);
+            most = isnan(m) || m > most ? m : most;
+        }
+        ((float *)args->outputs[0].data)[r] = ds_quantisation_scale(most, attrs->is_stored);
+    }
+    return DS_OK;
+}
+
 static ds_status run_quantise(const ds_kernel_args *args, ds_stream *stream) {
     (void)stream;
     return run_blocks(args, 1, block_of_quantise);
@@ -69,6 +101,7 @@ static ds_status run_fake_quantise_grad(const ds_kernel_args *args, ds_stream *s
     return run_blocks(args, 2, block_of_fake_grad);
 }
 
+const ds_kernel ds_cpu_quantisation_scale = {.op = &ds_op_quantisation_scale, .run = run_scale};
 const ds_kernel ds_cpu_quantise = {.op = &ds_op_quantise, .run = run_quantise};
 const ds_kernel ds_cpu_dequantise = {.op = &ds_op_dequantise, .run = run_dequantise};
 const ds_kernel ds_cpu_fake_quantise = {

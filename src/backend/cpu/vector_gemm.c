@@ -42,10 +42,21 @@ static bool is_large(const ds_product *p) {
     return p->m >= 16 && p->n >= 16 && p->k >= 16 && p->m * p->n * p->k >= 1 << 18;
 }
 
-/* oneDNN's products of f32 are some 5 % faster on x86-64, and it knows the units for bf16 and int8
- * where there are any. */
-static bool is_best_here(ds_dtype dtype) {
+/* oneDNN wants a left operand turned that lies by columns, and runs its best on a packed copy of
+ * the whole right one. Where these cost as much as they bring, or a lot of memory, packing a slab
+ * at a time is better. */
+static bool wants_large_copies(const ds_product *p) {
+    enum { LARGE = 64 << 20 };
+    return p->a.column_stride != 1 || p->k * p->n * WORD > LARGE;
+}
+
+/* oneDNN's products of f32 are some 5 % faster on x86-64 otherwise, and it knows the units for bf16
+ * and int8 where there are any. */
+static bool is_best_here(const ds_product *p) {
+    const ds_dtype dtype = p->a.dtype;
 #if defined(__x86_64__)
+    if (dtype == DS_F32)
+        return wants_large_copies(p);
     if (dtype == DS_I8)
         return !__builtin_cpu_supports("avx512vnni");
     if (dtype == DS_BF16)
@@ -56,21 +67,29 @@ static bool is_best_here(ds_dtype dtype) {
 #endif
 }
 
-bool ds_vector_gemm_accepts(const ds_product *p) {
-    if (p->batch != 1 || !is_readable(&p->a) || !is_readable(&p->b) || p->c.column_stride != 1 ||
-        p->a.dtype != p->b.dtype || !is_best_here(p->a.dtype))
+static bool is_bare(const ds_product *p) {
+    return !p->has_bias && !p->has_activation && !p->has_residual;
+}
+
+/* Floats of two types are for nobody else. */
+static bool accepts_floats(const ds_product *p) {
+    if (!is_float(p->a.dtype) || !is_float(p->b.dtype) || !is_float(p->c.dtype) ||
+        (p->accumulates && (p->c.dtype != DS_F32 || !is_bare(p))))
         return false;
-    if (p->a.dtype == DS_I8)
-        return p->c.dtype == DS_I32 && !p->has_bias && !p->has_activation && !p->has_residual;
-    return is_float(p->a.dtype) && is_float(p->c.dtype) && is_large(p) &&
-           (!p->accumulates ||
-            (p->c.dtype == DS_F32 && !p->has_bias && !p->has_activation && !p->has_residual));
+    return p->a.dtype != p->b.dtype || (is_best_here(p) && is_large(p));
+}
+
+bool ds_vector_gemm_accepts(const ds_product *p) {
+    if (p->batch != 1 || !is_readable(&p->a) || !is_readable(&p->b) || p->c.column_stride != 1)
+        return false;
+    if (p->a.dtype == DS_I8 && p->b.dtype == DS_I8)
+        return p->c.dtype == DS_I32 && is_bare(p) && is_best_here(p);
+    return accepts_floats(p);
 }
 
 /* Sums of earlier slabs wait in c if nothing but sums goes there. */
 static bool sums_in_c(const ds_product *p) {
-    return (p->c.dtype == DS_F32 || p->c.dtype == DS_I32) && !p->has_bias && !p->has_activation &&
-           !p->has_residual;
+    return (p->c.dtype == DS_F32 || p->c.dtype == DS_I32) && is_bare(p);
 }
 
 /* Blocks of at most `most` rows, as many for each thread. */

@@ -142,6 +142,7 @@ static const ds_backend_ops ref_ops = {
     .close = close_ref,
     .alloc = ds_host_alloc,
     .release = ds_host_release,
+    .use_in_parts = ds_host_use_in_parts,
     .copy = ds_host_copy,
     .stream_new = ds_host_stream_new,
     .stream_free = ds_host_stream_free,
@@ -151,6 +152,7 @@ static const ds_backend_ops ref_ops = {
     .event_record = ds_host_event_record,
     .stream_wait = ds_host_stream_wait,
     .find_kernel = find_kernel,
+    .reads_host_memory = true,
 };
 
 ds_status ds_backend_open_ref(ds_backend_opts opts, ds_backend **out) {

@@ -45,6 +45,7 @@ static ds_cost moved_cost(const ds_node *node) {
 const ds_op ds_op_gather = {
     .name = "gather",
     .precision = DS_PRECISION_KEEP, /* rows of the f32 master are read; few are wanted */
+    .stored = 1u << 0,
     .shape = gather_shape,
     .gradient = gather_gradient,
     .cost = moved_cost,

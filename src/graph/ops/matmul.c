@@ -26,10 +26,11 @@ static ds_status matmul_shape(const ds_node *node, ds_type *results) {
     const ds_type *a = &node->inputs[0]->type, *b = &node->inputs[1]->type;
     if (a->rank < 2 || b->rank < 2)
         return ds_fail(DS_INVALID, "operands need two axes at least");
-    if (a->dtype != b->dtype)
-        return ds_fail(DS_INVALID, "operands differ in dtype");
     if (a->dtype != DS_I8 && !ds_dtype_is_float(a->dtype))
         return ds_fail(DS_INVALID, "no product of %s", ds_dtype_name(a->dtype));
+    if (a->dtype != b->dtype && !(ds_dtype_is_float(a->dtype) && ds_dtype_is_float(b->dtype)))
+        return ds_fail(DS_INVALID, "no product of %s and %s", ds_dtype_name(a->dtype),
+                       ds_dtype_name(b->dtype));
     const product p = sizes_of(node);
     const int64_t wants = b->dims[b->rank - 2 + (t->transpose_b ? 1 : 0)];
     if (p.k != wants)
@@ -72,6 +73,8 @@ static void matmul_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults
     dinputs[1] = t->transpose_b
                      ? ds_graph_matmul(g, dc, a, (ds_matmul_opts){true, t->transpose_a, false})
                      : ds_graph_matmul(g, a, dc, (ds_matmul_opts){!t->transpose_a, false, false});
+    dinputs[0] = ds_graph_cast(g, dinputs[0], node->inputs[0]->type.dtype);
+    dinputs[1] = ds_graph_cast(g, dinputs[1], b->type.dtype);
 }
 
 static ds_cost matmul_cost(const ds_node *node) {
@@ -136,6 +139,7 @@ const ds_op ds_op_matmul = {
     .traits = DS_HEAVY,
     .precision = DS_PRECISION_LOW,
     .keep_f32 = 1u << 2, /* a fused bias */
+    .stored = 1u << 1,
     .shape = matmul_shape,
     .gradient = matmul_gradient,
     .cost = matmul_cost,
@@ -156,8 +160,9 @@ static ds_status grouped_shape(const ds_node *node, ds_type *results) {
     const ds_matmul_attrs *t = node->attrs;
     const ds_type *x = &node->inputs[0]->type, *w = &node->inputs[1]->type;
     const ds_type *offsets = &node->inputs[2]->type;
-    if (x->rank != 2 || w->rank != 3 || x->dtype != w->dtype || !ds_dtype_is_float(x->dtype))
-        return ds_fail(DS_INVALID, "wants floats [rows, k] and [experts, k, n] of one dtype");
+    if (x->rank != 2 || w->rank != 3 || !ds_dtype_is_float(x->dtype) ||
+        !ds_dtype_is_float(w->dtype))
+        return ds_fail(DS_INVALID, "wants floats [rows, k] and [experts, k, n]");
     if (offsets->rank != 1 || offsets->dtype != DS_I32 || offsets->dims[0] != w->dims[0] + 1)
         return ds_fail(DS_INVALID, "offsets must be i32[%lld]", (long long)w->dims[0] + 1);
     const int64_t wants = w->dims[t->transpose_b ? 2 : 1];
@@ -178,6 +183,7 @@ static void grouped_gradient(ds_graph *g, ds_node *node, ds_node *const *dresult
     ds_node *left = t->transpose_b ? dresults[0] : x, *right = t->transpose_b ? x : dresults[0];
     dinputs[1] = ds_graph_add_node(g, &ds_op_grouped_matmul_weight, NULL,
                                    (ds_node *[]){left, right, offsets}, 3);
+    dinputs[1] = ds_graph_cast(g, dinputs[1], w->type.dtype);
 }
 
 static ds_cost grouped_cost(const ds_node *node) {
@@ -215,6 +221,7 @@ const ds_op ds_op_grouped_matmul = {
     .attrs_size = sizeof(ds_matmul_attrs),
     .traits = DS_HEAVY,
     .precision = DS_PRECISION_LOW,
+    .stored = 1u << 1,
     .shape = grouped_shape,
     .gradient = grouped_gradient,
     .cost = grouped_cost,

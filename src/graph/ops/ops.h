@@ -118,6 +118,29 @@ typedef struct ds_matmul_attrs {
     bool has_residual; /* the last input is added at the end, shape of the result */
 } ds_matmul_attrs;
 
+/* quantised_matmul.c: x, codes, scales[, bias][, residual] → y */
+extern const ds_op ds_op_quantised_matmul;
+typedef struct ds_quantised_matmul_attrs {
+    ds_matmul_attrs epilogue; /* neither operand is transposed; a bias is input 3 */
+    int64_t group;            /* columns that share a scale */
+    int64_t int8_input;       /* x is quantised too, row by row (whole words: no padding) */
+} ds_quantised_matmul_attrs;
+/* Column of a row of four-bit weights, −8 … 7. */
+int ds_int4_at(const int32_t *row, int64_t column);
+
+/* quantise.c: x [rows, …] → f32 [rows], the scale of each row: its largest magnitude / 127, as it is
+ * or (stored) as the least bf16 that is not below */
+extern const ds_op ds_op_quantisation_scale;
+typedef struct ds_quantisation_scale_attrs {
+    int64_t is_stored;
+} ds_quantisation_scale_attrs;
+float ds_quantisation_scale(float most, bool is_stored);
+ds_node *ds_graph_quantisation_scale(ds_graph *g, ds_node *x, bool is_stored);
+
+/* quantise.c: value, surrogate → value; the gradient goes to the surrogate */
+extern const ds_op ds_op_straight_through;
+ds_node *ds_graph_straight_through(ds_graph *g, ds_node *value, ds_node *surrogate);
+
 /* index.c: gather, scatter_add, moe_route */
 extern const ds_op ds_op_gather, ds_op_scatter_add, ds_op_moe_route;
 typedef struct ds_scatter_add_attrs {

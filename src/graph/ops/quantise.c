@@ -5,6 +5,7 @@
  * there quantises to 0. A NaN quantises to 0 as an integer, which has no NaN; fake_quantise keeps
  * it, so that training sees it. */
 #include <math.h>
+#include <string.h>
 
 #include "graph/ops/ops.h"
 
@@ -36,6 +37,56 @@ static float rounded(float x, float scale) {
 
 static float clamped(float q) {
     return q > Q_MAX ? Q_MAX : q < -Q_MAX ? -Q_MAX : q;
+}
+
+/* ---- quantisation_scale ----------------------------------------------------------------------- */
+
+static ds_status scale_shape(const ds_node *node, ds_type *results) {
+    const ds_type *x = &node->inputs[0]->type;
+    if (!ds_dtype_is_float(x->dtype) || x->rank < 1)
+        return ds_fail(DS_INVALID, "wants floats [rows, …]");
+    results[0] = ds_type_of(DS_F32, 1, x->dims);
+    return DS_OK;
+}
+
+float ds_quantisation_scale(float most, bool is_stored) {
+    const float scale = most / Q_MAX;
+    uint32_t bits;
+    memcpy(&bits, &scale, sizeof bits);
+    if (!is_stored || !isfinite(scale) || (bits & 0xFFFF) == 0)
+        return scale;
+    bits = (bits | 0xFFFF) + 1; /* the next bf16 above */
+    float above;
+    memcpy(&above, &bits, sizeof above);
+    return above;
+}
+
+static void scale_reference(const ds_kernel_args *args) {
+    const ds_quantisation_scale_attrs *attrs = args->node->attrs;
+    const float *x = args->inputs[0].data;
+    float *scale = args->outputs[0].data;
+    const int64_t rows = args->outputs[0].dims[0];
+    const int64_t n = ds_count(args->inputs[0].dims + 1, args->inputs[0].rank - 1);
+    for (int64_t r = 0; r < rows; r++) {
+        float most = 0;
+        for (int64_t i = r * n; i < (r + 1) * n; i++)
+            most = isnan(x[i]) || fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        scale[r] = ds_quantisation_scale(most, attrs->is_stored);
+    }
+}
+
+const ds_op ds_op_quantisation_scale = {
+    .name = "quantisation_scale",
+    .attrs_size = sizeof(ds_quantisation_scale_attrs),
+    .traits = DS_DERIVED,
+    .precision = DS_PRECISION_KEEP,
+    .shape = scale_shape,
+    .reference = scale_reference,
+};
+
+ds_node *ds_graph_quantisation_scale(ds_graph *g, ds_node *x, bool is_stored) {
+    const ds_quantisation_scale_attrs attrs = {.is_stored = is_stored};
+    return ds_graph_add_node(g, &ds_op_quantisation_scale, &attrs, &x, 1);
 }
 
 /* ---- quantise -------------------------------------------------------------------------------- */
@@ -184,3 +235,37 @@ const ds_op ds_op_fake_quantise_grad = {
     .shape = fake_grad_shape,
     .reference = fake_grad_reference,
 };
+
+/* ---- straight_through: the value of one, the gradient of another -------------------------------
+ */
+
+static ds_status through_shape(const ds_node *node, ds_type *results) {
+    if (!ds_type_equal(&node->inputs[0]->type, &node->inputs[1]->type))
+        return ds_fail(DS_INVALID, "value and surrogate must be of one type");
+    results[0] = node->inputs[0]->type;
+    return DS_OK;
+}
+
+static void through_gradient(ds_graph *g, ds_node *node, ds_node *const *dresults,
+                             ds_node **dinputs) {
+    (void)g;
+    (void)node;
+    dinputs[1] = dresults[0];
+}
+
+static void through_reference(const ds_kernel_args *args) {
+    const ds_tensor *x = &args->inputs[0];
+    memcpy(args->outputs[0].data, x->data, (size_t)ds_count(x->dims, x->rank) * sizeof(float));
+}
+
+const ds_op ds_op_straight_through = {
+    .name = "straight_through",
+    .precision = DS_PRECISION_FOLLOW,
+    .shape = through_shape,
+    .gradient = through_gradient,
+    .reference = through_reference,
+};
+
+ds_node *ds_graph_straight_through(ds_graph *g, ds_node *value, ds_node *surrogate) {
+    return ds_graph_add_node(g, &ds_op_straight_through, NULL, (ds_node *[]){value, surrogate}, 2);
+}

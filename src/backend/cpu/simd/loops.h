@@ -43,12 +43,25 @@ void SIMD(multiply_strips)(const void *a, const void *b, int64_t depth, void *c,
                            bool adds);
 void SIMD(multiply_strips_i8)(const void *a, const void *b, int64_t depth, void *c,
                               int64_t c_stride, bool adds);
+void SIMD(stream_i8)(const int8_t *w, const int8_t *x, int64_t x_stride, int rows, int64_t k,
+                     int32_t *sums);
+void SIMD(stream_i8_floats)(const int8_t *w, const float *x, int64_t x_stride, int rows, int64_t k,
+                            float *sums);
+int64_t SIMD(arranged_size)(int64_t k);
+void SIMD(arrange_i4)(const float *x, int64_t k, float *to);
+void SIMD(stream_i4)(const ds_stream_i4 *w, const float *x, int64_t x_stride, int rows,
+                     float *sums);
+void SIMD(widen_i4)(const int32_t *words, float *to, int64_t k);
 void SIMD(attend)(float *scores, int64_t first, int64_t end, float scale, float *max, float *sum,
                   float *out, int64_t n_out);
 void SIMD(attend_grad)(float *scores, float *dweights, int64_t first, int64_t end, float scale,
                        float lse, float through);
 void SIMD(rotate)(const float *a, const float *b, const float *cosine, const float *sine, float *ya,
                   float *yb, int64_t n);
+void SIMD(dots)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
+                int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
+void SIMD(axpys)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
+                 int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
 void SIMD(dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);
 void SIMD(quantise)(const float *x, float scale, int8_t *q, int64_t n);
 void SIMD(dequantise)(ds_dtype dtype, const void *q, float scale, float *y, int64_t n);

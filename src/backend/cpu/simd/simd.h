@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backend/cpu/stream.h"
 #include "backend/cpu/strips.h"
 #include "backend/cpu/tiles.h"
 #include "deepseek/graph.h"
@@ -19,6 +20,8 @@ typedef struct ds_update {
     float keep;                       /* 1 − lr · weight decay */
     float m_correction, v_correction; /* 1 / (1 − beta^step) */
 } ds_update;
+
+enum { DS_DOTS_ROWS = 4 };
 
 typedef struct ds_simd {
     const char *name;
@@ -65,6 +68,7 @@ typedef struct ds_simd {
                           float *dx, float *dweight, int64_t n);
 
     ds_strips strips;
+    ds_streams streams;
     ds_tiles tiles; /* of f32 */
     /* One row of attention over scores[first … end), first < end: scales them, raises the running
      * maximum and rescales sum and out accordingly, turns them into weights, adds up their sum.
@@ -79,6 +83,15 @@ typedef struct ds_simd {
     /* Pairs (a, b) turned by angles given as cos and sin. */
     void (*rotate)(const float *a, const float *b, const float *cosine, const float *sine,
                    float *ya, float *yb, int64_t n);
+
+    /* Products with a matrix of any float type that is read once, in order:
+     * y[r][j] = Σ_i x[r][i] w[j][i], w [n, k]; rows ≤ DS_DOTS_ROWS. Strides in elements. */
+    void (*dots)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
+                 int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
+    /* y[r][j] += Σ_i x[r][i] w[i][j], w [k, n]; any rows, n so few that y stays in the first cache.
+     */
+    void (*axpys)(ds_dtype dtype, const void *w, int64_t w_stride, const float *x, int64_t x_stride,
+                  int rows, float *y, int64_t y_stride, int64_t n, int64_t k);
 
     /* y = 0 where the uniform number of counter first + i is below p, else x / (1 − p). */
     void (*dropout)(uint64_t key, uint64_t first, float p, const float *x, float *y, int64_t n);

@@ -1,4 +1,4 @@
-#include "serve/prompt.h"
+#include "infer/prompt.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -9,19 +9,30 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/gguf.h"
+#include "infer/gguf_settings.h"
 
-/* Whether tokenizer_config.json says that texts begin with a mark: 1, 0, or -1 if it is silent. */
-static int add_bos_of(const char *folder) {
+/* tokenizer_config.json, or what a GGUF file says in its place; NULL: there is none. */
+static json_t *read_settings(const char *folder) {
     char path[PATH_MAX], *text = NULL;
     size_t size = 0;
+    json_t *settings = NULL;
+    if (ds_gguf_is(folder))
+        return ds_gguf_settings(folder, &settings) == DS_OK ? settings : NULL;
     snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
     if (!ds_file_exists(path) || ds_file_read(path, (size_t)16 << 20, &text, &size) != DS_OK)
-        return -1;
-    json_t *config = json_loadb(text, size, JSON_DECODE_INT_AS_REAL, NULL);
+        return NULL;
+    settings = json_loadb(text, size, JSON_DECODE_INT_AS_REAL, NULL);
+    free(text);
+    return settings;
+}
+
+/* Whether the settings say that texts begin with a mark: 1, 0, or -1 if they are silent. */
+static int add_bos_of(const char *folder) {
+    json_t *config = read_settings(folder);
     const json_t *v = json_object_get(config, "add_bos_token");
     const int says = json_is_boolean(v) ? json_is_true(v) : -1;
     json_decref(config);
-    free(text);
     return says;
 }
 
@@ -98,9 +109,9 @@ static ds_status encode_apart(const ds_prompt_format *f, const ds_chat_text *tex
     return DS_OK;
 }
 
-static ds_status encode_chat(const ds_prompt_format *f, const ds_openai_request *r, id_list *list) {
+static ds_status encode_chat(const ds_prompt_format *f, const ds_chat *chat, id_list *list) {
     ds_chat_text text;
-    DS_TRY(ds_chat_template_render(&f->chat, r->messages, r->n_messages, &text));
+    DS_TRY(ds_chat_template_render(&f->chat, chat, &text));
     bool hostile = false;
     ds_status status = holds_mark(f, &text, &hostile);
     if (status == DS_OK && !f->chat.recognised && f->begin >= 0)
@@ -128,21 +139,24 @@ static ds_status encode_text(const ds_prompt_format *f, const char *text, id_lis
     return status;
 }
 
-ds_status ds_prompt_encode(const ds_prompt_format *f, const ds_openai_request *r, int32_t **ids,
-                           size_t *n) {
-    id_list list = {0};
-    ds_status status = DS_OK;
-    if (r->n_messages > 0)
-        status = encode_chat(f, r, &list);
-    else if (r->prompt)
-        status = encode_text(f, r->prompt, &list);
-    else
-        status = append(&list, r->tokens, r->n_tokens);
+static ds_status deliver(ds_status status, id_list *list, int32_t **ids, size_t *n) {
     if (status != DS_OK) {
-        free(list.ids);
+        free(list->ids);
         return status;
     }
-    *ids = list.ids;
-    *n = list.n;
+    *ids = list->ids;
+    *n = list->n;
     return DS_OK;
+}
+
+ds_status ds_prompt_encode_text(const ds_prompt_format *f, const char *text, int32_t **ids,
+                                size_t *n) {
+    id_list list = {0};
+    return deliver(encode_text(f, text, &list), &list, ids, n);
+}
+
+ds_status ds_prompt_encode_chat(const ds_prompt_format *f, const ds_chat *chat, int32_t **ids,
+                                size_t *n) {
+    id_list list = {0};
+    return deliver(encode_chat(f, chat, &list), &list, ids, n);
 }

@@ -1,0 +1,74 @@
+# Generating text: ours, the peers, the limit. Bytes and operations are ours to count: those of the
+# peers' same work are as many.
+/"machine_limits"/ { take_limits(); next }
+field("read_bytes_per_s") != "" {
+    rate = field("read_bytes_per_s") + 0
+    if (rate > read)
+        read = rate
+    read_threads = field("threads")
+    next
+}
+field("case") != "" {
+    key = field("model") ", " field("case")
+    if (!(key in known)) {
+        known[key] = 1
+        keys[++n_keys] = key
+        tokens[key] = field("tokens")
+    }
+    if (substr(field("who"), 1, 5) == "ours ") {
+        bytes[key] = field("bytes") + 0
+        flops[key] = field("flops") + 0
+    }
+    if (!((key, field("who")) in n)) {
+        order[key] = order[key] "\n" field("who")
+        n[key, field("who")] = 0
+    }
+    took[key, field("who"), ++n[key, field("who")]] = field("seconds") + 0
+}
+
+function median_of(key, who,    count, i, j, swap, list) {
+    count = n[key, who]
+    for (i = 1; i <= count; i++)
+        list[i] = took[key, who, i]
+    for (i = 1; i <= count; i++)
+        for (j = i + 1; j <= count; j++)
+            if (list[j] < list[i]) {
+                swap = list[i]
+                list[i] = list[j]
+                list[j] = swap
+            }
+    return list[int((count + 1) / 2)]
+}
+
+END {
+    for (k = 1; k <= n_keys; k++) {
+        key = keys[k]
+        limit = bytes[key] ? (read ? bytes[key] / read : 0) : f32 ? flops[key] / f32 : 0
+        printf "%s\n  %-36s %10s %10s %10s %9s\n", key, "", "time", "tokens/s", bytes[key] ? "GB/s" : "GFLOP/s", "of limit"
+        m = split(substr(order[key], 2), names, "\n")
+        best = 0
+        ours = 0
+        for (i = 1; i <= m; i++) {
+            s = median_of(key, names[i])
+            # peers in another type read as many bytes in bf16 and f16, twice as many in f32
+            work = bytes[key] ? bytes[key] : flops[key]
+            printf "  %-36s %10s %10.1f %10.1f %8.1f%%\n", names[i], seconds_text(s), tokens[key] / s, work / s / 1e9,
+                limit ? 100 * limit / s : 0
+            if (substr(names[i], 1, 5) == "ours ")
+                ours = s
+            else if (!best || s < best)
+                best = s
+        }
+        if (limit)
+            printf "  %-36s %10s %10.1f %10.1f\n", bytes[key] ? "limit: the weights read once a token" : "limit: arithmetic", seconds_text(limit),
+                tokens[key] / limit, (bytes[key] ? read : f32) / 1e9
+        if (best && ours)
+            printf "  ours / best peer: %.2f\n", best / ours
+        else
+            print "  no peer"
+        print ""
+    }
+    if (read)
+        printf "memory is read at %.1f GB/s by %d threads, measured in turn with the rest\n", read / 1e9, read_threads
+    print_limits()
+}
