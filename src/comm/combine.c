@@ -7,33 +7,34 @@ typedef void combiner(void *out, const void *a, const void *b, int64_t n, float 
 
 /* Integer sums wrap: they are done in the unsigned type. NaN wins a comparison on either side. */
 #define SUM(x, y)        ((x) + (y))
+#define SCALED_SUM(x, y) (((x) + (y)) * scale)
 #define FLOAT_MAX(x, y)  ((x) > (y) || (x) != (x) ? (x) : (y))
 #define FLOAT_MIN(x, y)  ((x) < (y) || (x) != (x) ? (x) : (y))
-#define INT_MAX_OF(x, y) ((x) > (y) ? (x) : (y))
-#define INT_MIN_OF(x, y) ((x) < (y) ? (x) : (y))
+#define LARGER(x, y)     ((x) > (y) ? (x) : (y))
+#define SMALLER(x, y)    ((x) < (y) ? (x) : (y))
 #define SAME(x)          (x)
 
-#define COMBINER(name, type, wide, load, store, op, scaled)                                        \
+#define COMBINER(name, type, wide, load, store, op)                                                \
     static void name(void *out, const void *a, const void *b, int64_t n, float scale) {            \
-        type *o = out;                                                                             \
-        const type *p = a, *q = b;                                                                 \
+        __typeof__((type)0) *o = out;                                                              \
+        const __typeof__((type)0) *p = a, *q = b;                                                  \
         (void)scale;                                                                               \
         for (int64_t i = 0; i < n; i++) {                                                          \
             const wide x = load(p[i]), y = load(q[i]);                                             \
-            o[i] = (type)store(op(x, y) scaled);                                                   \
+            o[i] = (type)store(op(x, y));                                                          \
         }                                                                                          \
     }
 
 #define FLOATS(name, type, load, store)                                                            \
-    COMBINER(name##_sum, type, float, load, store, SUM, )                                          \
-    COMBINER(name##_avg, type, float, load, store, SUM, *scale)                                    \
-    COMBINER(name##_max, type, float, load, store, FLOAT_MAX, )                                    \
-    COMBINER(name##_min, type, float, load, store, FLOAT_MIN, )
+    COMBINER(name##_sum, type, float, load, store, SUM)                                            \
+    COMBINER(name##_avg, type, float, load, store, SCALED_SUM)                                     \
+    COMBINER(name##_max, type, float, load, store, FLOAT_MAX)                                      \
+    COMBINER(name##_min, type, float, load, store, FLOAT_MIN)
 
 #define INTS(name, type, unsigned_type)                                                            \
-    COMBINER(name##_sum, unsigned_type, unsigned_type, SAME, SAME, SUM, )                          \
-    COMBINER(name##_max, type, type, SAME, SAME, INT_MAX_OF, )                                     \
-    COMBINER(name##_min, type, type, SAME, SAME, INT_MIN_OF, )
+    COMBINER(name##_sum, unsigned_type, unsigned_type, SAME, SAME, SUM)                            \
+    COMBINER(name##_max, type, type, SAME, SAME, LARGER)                                           \
+    COMBINER(name##_min, type, type, SAME, SAME, SMALLER)
 
 FLOATS(f32, float, SAME, SAME)
 FLOATS(bf16, uint16_t, ds_bf16_to_f32, ds_f32_to_bf16)

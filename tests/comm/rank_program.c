@@ -4,7 +4,7 @@
  *   groups      the same in the two groups of even and odd ranks, and among all, in turn
  *   fail        rank 1 ends with status 3 while the others wait
  *   leave       rank 1 ends with status 0, without a word, while the others wait
- *   missing     rank 1 does not come to the all-reduce "grad/wte", which has 0.5 s
+ *   missing     rank 1 does not come to the all-reduce "grad/wte", which has 2 s
  *   differ      rank 1 makes another call than the others
  *   grow        all-reduces of 4 KiB, 1 MiB, 16 MiB: seconds of each, on rank 0
  * Errors go to standard error, with status 1. */
@@ -98,7 +98,7 @@ static ds_status missing(ds_comm *comm, double seconds) {
     }
     usleep(300000); /* until the store has heard of the barrier */
     return ds_comm_all_reduce(comm, &v, &v, 1, DS_F32, DS_COMM_SUM,
-                              (ds_comm_call){.name = "grad/wte", .timeout_s = 0.5});
+                              (ds_comm_call){.name = "grad/wte", .timeout_s = 2});
 }
 
 static ds_status differ(ds_comm *comm, double seconds) {
