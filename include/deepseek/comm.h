@@ -118,7 +118,7 @@ typedef struct ds_comm_call {
  * the others every dtype. Counts are of elements and may be 0. */
 
 /* out[i] = op over ranks of in[i], i < count. in == out is allowed; otherwise they do not overlap.
- * Up to 32 KiB by recursive doubling, above by a ring of reduce-scatter and all-gather in chunks
+ * Up to 256 KiB by recursive doubling, above by a ring of reduce-scatter and all-gather in chunks
  * (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"), where each rank sends
  * 2 (size − 1) / size times the data. */
 DS_API ds_status ds_comm_all_reduce(ds_comm *comm, const void *in, void *out, int64_t count,

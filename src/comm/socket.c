@@ -48,9 +48,18 @@ static ds_status resolve(const char *address, struct addrinfo **out) {
     return DS_OK;
 }
 
-static unsigned port_of(const struct sockaddr_storage *s) {
-    return s->ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)s)->sin6_port)
-                                    : ntohs(((const struct sockaddr_in *)s)->sin_port);
+/* The port that a listening socket got; 0 if it does not say. */
+static unsigned port_of(int s) {
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } name;
+    socklen_t size = sizeof name;
+    memset(&name, 0, sizeof name);
+    if (getsockname(s, &name.any, &size) != 0)
+        return 0;
+    return ntohs(name.any.sa_family == AF_INET6 ? name.v6.sin6_port : name.v4.sin_port);
 }
 
 ds_status ds_socket_listen(const char *address, int *fd, char bound[DS_ADDRESS]) {
@@ -58,12 +67,9 @@ ds_status ds_socket_listen(const char *address, int *fd, char bound[DS_ADDRESS])
     DS_TRY(resolve(address, &list));
     const int s = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     const int one = 1;
-    struct sockaddr_storage name = {0};
-    socklen_t size = sizeof name;
     ds_status status = DS_OK;
     if (s < 0 || setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
-        bind(s, list->ai_addr, list->ai_addrlen) != 0 || listen(s, 1024) != 0 ||
-        getsockname(s, (struct sockaddr *)&name, &size) != 0)
+        bind(s, list->ai_addr, list->ai_addrlen) != 0 || listen(s, 1024) != 0)
         status = ds_fail_errno("cannot listen on %s", address);
     freeaddrinfo(list);
     if (status != DS_OK) {
@@ -72,7 +78,7 @@ ds_status ds_socket_listen(const char *address, int *fd, char bound[DS_ADDRESS])
         return status;
     }
     snprintf(bound, DS_ADDRESS, "%.*s:%u", (int)(strrchr(address, ':') - address), address,
-             port_of(&name));
+             port_of(s));
     *fd = s;
     return DS_OK;
 }

@@ -57,7 +57,7 @@ bool ds_ucx_is_there(void) {
     X(ucp, worker_destroy)                                                                         \
     X(ucp, cleanup)                                                                                \
     X(ucs, status_string)
-#define MEMBER(prefix, name) __typeof__(prefix##_##name) *name;
+#define MEMBER(prefix, name) __typeof__(prefix##_##name) *(name);
 #define ROW(prefix, name)    {#prefix "_" #name, offsetof(struct ucx_api, name)},
 
 static struct ucx_api { FUNCTIONS(MEMBER) } ucx_api;
