@@ -294,16 +294,21 @@ static int64_t even_rows(const ds_attention_problem *p, const ds_tensor *t, int6
     return most < to - j ? most : to - j;
 }
 
-/* Rows whose elements do not lie side by side are fetched one by one. */
+/* Whether rows can be read where they lie: floats side by side, not codes with a scale. */
+static bool is_dense(const ds_tensor *t) {
+    return t->strides[3] == 1 && t->dtype != DS_I8;
+}
+
+/* Other rows are fetched one by one. */
 static const void *dense_row(const ds_tensor *t, const void **first, float *buffer,
                              ds_dtype *dtype) {
     *dtype = t->dtype;
-    if (t->strides[3] == 1)
+    if (is_dense(t))
         return *first;
     ds_tensor row = *t;
     row.data = (void *)(uintptr_t)*first;
     *dtype = DS_F32;
-    return ds_cpu_fetch(&row, 0, t->strides[3], t->dims[3], buffer);
+    return fetch_row(&row, 0, buffer);
 }
 
 /* few_scores[group][from … to) */
@@ -315,7 +320,7 @@ static void score_few(const ds_attention_problem *p, const memory *m, int64_t b,
         const void *row;
         ds_dtype dtype;
         n = even_rows(p, p->k, b, j, to, kv_head, &row);
-        n = p->k->strides[3] == 1 ? n : 1;
+        n = is_dense(p->k) ? n : 1;
         row = dense_row(p->k, &row, buffer, &dtype);
         for (int64_t g = 0; g < p->group; g += DS_DOTS_ROWS) {
             const int rows = (int)(p->group - g < DS_DOTS_ROWS ? p->group - g : DS_DOTS_ROWS);
@@ -335,7 +340,7 @@ static void add_few(const ds_attention_problem *p, const memory *m, int64_t b, i
         const void *row;
         ds_dtype dtype;
         n = even_rows(p, p->v, b, j, to, kv_head, &row);
-        n = p->v->strides[3] == 1 ? n : 1;
+        n = is_dense(p->v) ? n : 1;
         row = dense_row(p->v, &row, buffer, &dtype);
         ds_cpu_simd()->axpys(dtype, row, p->v->strides[1], m->few_scores + j, keys, (int)p->group,
                              m->out, p->padded_v_dim, p->v_dim, n);
