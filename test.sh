@@ -48,15 +48,20 @@ run_fuzzers() {
     seed fuzz_tool_reader tests/data/answers/*.txt
     seed fuzz_safetensors tests/data/safetensors/*.safetensors
     seed fuzz_store tests/data/store/*.bin
-    for fuzzer in build/fuzz/fuzz/fuzz_*; do
-        [ -x "$fuzzer" ] || continue
-        say "fuzzing: $fuzzer"
-        # a fixed seed: the same commit gives the same verdict; leave it out to search further
-        seeds="build/fuzz/seeds/$(basename "$fuzzer")"
-        mkdir -p "$seeds"
-        "$fuzzer" -seed=1 -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -max_len=4096 -verbosity=0 \
-            -print_final_stats=1 "$seeds"
-    done
+    say "fuzzing, ${FUZZ_SECONDS:-60} s each"
+    # a fixed seed: the same commit gives the same verdict; leave it out to search further
+    export FUZZ_SECONDS="${FUZZ_SECONDS:-60}"
+    find build/fuzz/fuzz -name 'fuzz_*' -type f -perm -100 -print0 | sort -z |
+        xargs -0 -P "$jobs" -I{} sh -c '
+            name="$(basename "{}")" log="build/fuzz/$(basename "{}").log"
+            mkdir -p "build/fuzz/seeds/$name"
+            if "{}" -seed=1 -max_total_time="$FUZZ_SECONDS" -timeout=10 -max_len=4096 -verbosity=0 \
+                -print_final_stats=1 "build/fuzz/seeds/$name" >"$log" 2>&1; then
+                sed -n "s/^stat::number_of_executed_units: */$name: inputs tried: /p" "$log"
+            else
+                cat "$log"
+                exit 255
+            fi'
 }
 
 measure_coverage() {
