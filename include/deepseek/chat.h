@@ -1,7 +1,7 @@
 /* Conversations with a model: messages to the tokens that it goes on from.
  *
- *     ds_model *model;  ds_chat_format *format;
- *     int32_t *prompt;  size_t n;
+ *     ds_model *model = NULL;  ds_chat_format *format = NULL;
+ *     int32_t *prompt = NULL;  size_t n = 0;
  *     const ds_chat_turn said[] = {{"system", "Be brief."}, {"user", "Why is it so?"}};
  *     if (ds_model_from_pretrained("smollm2.gguf", (ds_model_opts){0}, &model) != DS_OK ||
  *         ds_chat_format_new(model, &format) != DS_OK ||

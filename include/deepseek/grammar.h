@@ -1,6 +1,8 @@
 /* Grammars: answers that have a given form, whatever the model would rather say.
  *
- *     ds_model *model;  ds_generator *generator;  ds_grammar *grammar;  ds_grammar_cursor *cursor;
+ *     ds_model *model = NULL;          // ds_model_from_pretrained
+ *     ds_generator *generator = NULL;  // ds_generator_new, and fed with a prompt
+ *     ds_grammar *grammar = NULL;  ds_grammar_cursor *cursor = NULL;
  *     const char schema[] = "{\"type\": \"array\", \"items\": {\"type\": \"integer\"}}";
  *     const ds_sampling sampling = {.temperature = 0.8f, .seed = 1};
  *     int32_t id = -1;
