@@ -175,7 +175,7 @@ int32_t ds_rules_chars(ds_rules *r, uint32_t low, uint32_t high, int32_t next) {
         const uint32_t to = high < lengths[i].high ? high : lengths[i].high;
         if (from > to)
             continue;
-        unsigned char first[4], last[4];
+        unsigned char first[4] = {0}, last[4] = {0};
         const size_t n = utf8(from, first);
         utf8(to, last);
         at = ds_rules_fork(r, at, byte_strings(r, first, last, 0, n, next));

@@ -59,7 +59,8 @@ static const ds_config_word quantised_activations[] = {
     {NULL, 0, NULL}};
 static const ds_config_word recomputes[] = {
     {"none", DS_TRAIN_RECOMPUTE_NONE, "keep all activations"},
-    {"selective", DS_TRAIN_RECOMPUTE_SELECTIVE, "recompute what is large and cheap, so far as that is not done anyway"},
+    {"selective", DS_TRAIN_RECOMPUTE_SELECTIVE,
+     "recompute what is large and cheap, so far as that is not done anyway"},
     {"full", DS_TRAIN_RECOMPUTE_FULL, "keep the input of each layer only"},
     {NULL, 0, NULL}};
 static const ds_config_word offloads[] = {

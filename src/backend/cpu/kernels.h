@@ -13,8 +13,8 @@ extern const ds_kernel ds_cpu_unary, ds_cpu_binary, ds_cpu_select, ds_cpu_fused_
 extern const ds_kernel ds_cpu_reduce, ds_cpu_sum_of_squares;
 extern const ds_kernel ds_cpu_gather, ds_cpu_scatter_add, ds_cpu_moe_route;
 extern const ds_kernel ds_cpu_argmax, ds_cpu_topk;
-extern const ds_kernel ds_cpu_quantisation_scale, ds_cpu_quantise, ds_cpu_dequantise, ds_cpu_fake_quantise,
-    ds_cpu_fake_quantise_grad;
+extern const ds_kernel ds_cpu_quantisation_scale, ds_cpu_quantise, ds_cpu_dequantise,
+    ds_cpu_fake_quantise, ds_cpu_fake_quantise_grad;
 /* optimizer.c */
 extern const ds_kernel ds_cpu_adamw, ds_cpu_sgd, ds_cpu_lion;
 /* softmax.c, norm.c, loss.c, rotary.c, dropout.c */

@@ -68,7 +68,7 @@ static ds_status run_scale(const ds_kernel_args *args, ds_stream *stream) {
     const ds_tensor *x = &args->inputs[0];
     const ds_quantisation_scale_attrs *attrs = args->node->attrs;
     const int64_t rows = x->dims[0], n = ds_count(x->dims + 1, x->rank - 1);
-#pragma omp parallel for num_threads(ds_cpu_threads(rows * n, args->n_threads)) schedule(static)
+#pragma omp parallel for num_threads(ds_cpu_threads(rows *n, args->n_threads)) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float most = 0, buffer[DS_BLOCK];
         for (int64_t i = 0; i < n && !isnan(most); i += DS_BLOCK) {

@@ -39,7 +39,8 @@ static float clamped(float q) {
     return q > Q_MAX ? Q_MAX : q < -Q_MAX ? -Q_MAX : q;
 }
 
-/* ---- quantisation_scale ----------------------------------------------------------------------- */
+/* ---- quantisation_scale -----------------------------------------------------------------------
+ */
 
 static ds_status scale_shape(const ds_node *node, ds_type *results) {
     const ds_type *x = &node->inputs[0]->type;
