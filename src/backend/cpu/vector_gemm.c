@@ -42,6 +42,7 @@ static bool is_large(const ds_product *p) {
     return p->m >= 16 && p->n >= 16 && p->k >= 16 && p->m * p->n * p->k >= 1 << 18;
 }
 
+#if defined(__x86_64__)
 /* oneDNN wants a left operand turned that lies by columns, and runs its best on a packed copy of
  * the whole right one. Where these cost as much as they bring, or a lot of memory, packing a slab
  * at a time is better. */
@@ -49,6 +50,7 @@ static bool wants_large_copies(const ds_product *p) {
     enum { LARGE = 64 << 20 };
     return p->a.column_stride != 1 || p->k * p->n * WORD > LARGE;
 }
+#endif
 
 /* oneDNN's products of f32 are some 5 % faster on x86-64 otherwise, and it knows the units for bf16
  * and int8 where there are any. */
