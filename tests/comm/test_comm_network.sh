@@ -2,6 +2,8 @@
 # Ranks in two network namespaces that are joined by a pair of virtual interfaces, as two machines are by
 # a cable: the same sums, also over a slow link, and errors on both sides when the cable is cut.
 set -u
+# the search for leaks at the end of a process reads memory that UCX has given back by then
+export ASAN_OPTIONS="detect_leaks=0${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 run=$1/bin/deepseek-run
 rank=$1/tests/rank_program
 dir=$(mktemp -d)
