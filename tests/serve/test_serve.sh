@@ -190,9 +190,9 @@ expect 200 choices "$url/v1/completions" -d '{"prompt":"x","max_tokens":1}'
 stop
 
 echo "SIGTERM ends what is at work, not sooner, and takes nothing new"
-start --max-batch 1 --max-tokens 500
-# sixty answers, one after the other: they are at work for as long as what follows takes
-curl -sN "$url/v1/completions" -d "$endless,\"stream\":true,\"n\":60}" >"$dir/stream" &
+start --max-batch 1 --max-tokens 500 --drain-timeout 600
+# forty answers, one after the other: they are at work for as long as what follows takes
+curl -sN "$url/v1/completions" -d "$endless,\"stream\":true,\"n\":40}" >"$dir/stream" &
 client=$!
 until_true grep -q text "$dir/stream"
 kill -TERM "$pid"
@@ -204,7 +204,7 @@ wait "$pid" || fail "the server ended with $?"
 pid=""
 wait "$client" || fail "the client was cut off"
 grep -q "DONE" "$dir/stream" || fail "the answers were not ended"
-[ "$(grep -c '"finish_reason":"\(length\|stop\)"' "$dir/stream")" -eq 60 ] || fail "not all 60 answers were ended"
+[ "$(grep -c '"finish_reason":"\(length\|stop\)"' "$dir/stream")" -eq 40 ] || fail "not all 40 answers were ended"
 
 echo "a key"
 start --api-key "s3cret"
