@@ -232,7 +232,8 @@ static ds_status run(const ds_kernel_args *args, ds_stream *stream) {
     void *c = s->converts_c ? workspace + s->c_at : args->outputs[0].data;
     const float *bias = t->has_bias ? args->inputs[2].data : NULL;
     const void *residual = t->has_residual ? args->inputs[args->n_inputs - 1].data : NULL;
-    DS_TRY(ds_gemm_run(s->gemm, a, b, c, bias, residual, workspace + s->gemm_at));
+    char *own = workspace ? workspace + s->gemm_at : NULL; /* few rows need none */
+    DS_TRY(ds_gemm_run(s->gemm, a, b, c, bias, residual, own));
     if (s->converts_c)
         convert_result(args, c, t->has_residual);
     return DS_OK;
