@@ -31,7 +31,8 @@ static inline float with_sign_of(float magnitude, float sign) {
 static inline float fast_exp(float x) {
     x = x > 89.0f ? 89.0f : x;
     x = x < -104.0f ? -104.0f : x;
-    const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5·2^23 rounds to integer */
+    const float shifted = x * 1.44269504f + 12582912.0f; /* 1.5 · 2^23: the low bits are rounded */
+    const float n = shifted - 12582912.0f;
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.395059675e-03f;
     p = p * r + 8.368954058e-03f;
@@ -39,7 +40,7 @@ static inline float fast_exp(float x) {
     p = p * r + 1.666651830e-01f;
     p = p * r + 5.000000096e-01f;
     p = p * (r * r) + r + 1.0f;
-    const int32_t i = (int32_t)n, half = i >> 1;
+    const int32_t i = (int32_t)(as_bits(shifted) - 0x4B400000u), half = i >> 1;
     return p * as_float((uint32_t)(half + 127) << 23) * as_float((uint32_t)(i - half + 127) << 23);
 }
 
@@ -47,14 +48,15 @@ static inline float fast_exp(float x) {
  * for softmaxes, where such weights are nothing beside the largest. */
 static inline float fast_exp_below_zero(float x) {
     const float t = (x < -87.0f ? -87.0f : x) * 1.44269504f;
-    const float n = (t + 12582912.0f) - 12582912.0f, r = t - n;
+    const float shifted = t + 12582912.0f; /* as above; a NaN gives any power, and stays one */
+    const float n = shifted - 12582912.0f, r = t - n;
     float p = 1.340724930e-03f;
     p = p * r + 9.671875711e-03f;
     p = p * r + 5.550308389e-02f;
     p = p * r + 2.402223461e-01f;
     p = p * r + 6.931472149e-01f;
     p = p * r + 1.0f;
-    const float y = p * as_float((uint32_t)((int32_t)n + 127) << 23);
+    const float y = p * as_float((as_bits(shifted) - 0x4B400000u + 127u) << 23);
     return x < -87.0f ? 0.0f : y;
 }
 
