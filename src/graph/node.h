@@ -168,7 +168,8 @@ ds_node *ds_graph_copy_node(ds_graph *to, const ds_node *node, ds_node *const *i
 
 /* Called for every reachable node in order, with its already mapped inputs; returns the node of
  * `to` that stands for it. For a several-result op the pass also maps the other results through
- * ds_node_result of what it returns, unless it maps them itself with ds_rewrite_map. */
+ * ds_node_result of what it returns, unless it maps them itself with ds_rewrite_map. What it adds
+ * is given the scope, phase and segment of `node`. */
 typedef struct ds_rewrite ds_rewrite;
 typedef ds_node *ds_rewrite_rule(ds_rewrite *r, ds_graph *to, const ds_node *node,
                                  ds_node *const *inputs);

@@ -57,6 +57,19 @@ static int *count_uses(const ds_graph *g, const bool *needed) {
     return n_uses;
 }
 
+/* What a rule makes belongs where the node was: to its scope, phase and unit of recomputation. */
+static ds_node *apply_rule(ds_rewrite *r, ds_graph *to, const ds_node *node,
+                           ds_node *const *inputs) {
+    to->phase = node->phase;
+    to->segment = node->segment;
+    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
+    ds_node *made = r->rule(r, to, node, inputs);
+    to->phase = DS_FORWARD;
+    to->segment = 0;
+    to->scope[0] = '\0';
+    return made;
+}
+
 static ds_status rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node) {
     ds_node *few[16] = {0}, **inputs = few;
     if (node->n_inputs > 16 && !(inputs = ds_malloc((size_t)node->n_inputs * sizeof *inputs)))
@@ -68,7 +81,7 @@ static ds_status rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node) 
         if (node->op == &ds_op_result)
             made = ds_node_result(inputs[0], ds_result_index(node));
         else
-            made = r->rule ? r->rule(r, to, node, inputs) : ds_graph_copy_node(to, node, inputs);
+            made = r->rule ? apply_rule(r, to, node, inputs) : ds_graph_copy_node(to, node, inputs);
         if (!r->map[node->id])
             r->map[node->id] = made;
     }

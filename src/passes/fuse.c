@@ -133,12 +133,7 @@ static ds_node *fuse_cast(ds_rewrite *r, ds_graph *to, const ds_node *node,
 
 static ds_node *fuse_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
                           ds_node *const *inputs) {
-    const ds_phase phase = to->phase;
-    const int segment = to->segment;
     ds_node *fused = NULL;
-    to->phase = node->phase;
-    to->segment = node->segment;
-    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
     if (node->op == &ds_op_binary && ((const ds_binary_attrs *)node->attrs)->kind == DS_ADD) {
         fused = fuse_scatter(r, to, node, inputs);
         if (!fused)
@@ -148,9 +143,6 @@ static ds_node *fuse_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     } else if (node->op == &ds_op_cast) {
         fused = fuse_cast(r, to, node, inputs);
     }
-    to->phase = phase;
-    to->segment = segment;
-    to->scope[0] = '\0';
     return fused ? fused : ds_graph_copy_node(to, node, inputs);
 }
 

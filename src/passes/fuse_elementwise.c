@@ -175,7 +175,7 @@ static ds_fused_elementwise_attrs instructions(group *s) {
     return attrs;
 }
 
-static ds_node *make_fused(const ds_rewrite *r, ds_graph *to, group *s, const ds_node *root) {
+static ds_node *make_fused(const ds_rewrite *r, ds_graph *to, group *s) {
     ds_node *inputs[DS_MAX_FUSED_OPERANDS + 1];
     const ds_fused_elementwise_attrs attrs = instructions(s);
     int n = 0;
@@ -183,16 +183,7 @@ static ds_node *make_fused(const ds_rewrite *r, ds_graph *to, group *s, const ds
         inputs[n] = r->map[s->inputs[n]->id];
     if (s->seed)
         inputs[n++] = r->map[s->seed->id];
-    const ds_phase phase = to->phase;
-    const int segment = to->segment;
-    to->phase = root->phase;
-    to->segment = root->segment;
-    snprintf(to->scope, sizeof to->scope, "%s", root->scope);
-    ds_node *fused = ds_graph_add_node(to, &ds_op_fused_elementwise, &attrs, inputs, n);
-    to->phase = phase;
-    to->segment = segment;
-    to->scope[0] = '\0';
-    return fused;
+    return ds_graph_add_node(to, &ds_op_fused_elementwise, &attrs, inputs, n);
 }
 
 static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
@@ -203,7 +194,7 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
         return ds_graph_copy_node(to, node, given);
     if (node->id != pass->groups[at].root)
         return NULL; /* nothing outside its group reads it */
-    return make_fused(r, to, &pass->groups[at].members, node);
+    return make_fused(r, to, &pass->groups[at].members);
 }
 
 static ds_status find_groups(fuse_pass *pass, const ds_graph *g) {

@@ -104,9 +104,7 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     for (int i = 0; i < f->n; i++) {
         match *m = &f->matches[i];
         if (node == m->loss) {
-            snprintf(to->scope, sizeof to->scope, "%s", node->scope);
             m->fused = make_fused(r, to, m);
-            to->scope[0] = '\0';
             /* the old lse is read by nothing that stays reachable; any result stands for it */
             for (int k = 1; node->results && k < node->op->n_results; k++)
                 if (node->results[k])

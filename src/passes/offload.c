@@ -45,14 +45,11 @@ static void choose(const ds_graph *g, bool *leaves) {
 
 static ds_node *copy_between(ds_graph *to, ds_node *x, const ds_node *like, ds_phase phase,
                              bool to_host) {
-    const ds_phase before = to->phase;
     to->phase = phase;
     snprintf(to->scope, sizeof to->scope, "%s", like->scope);
     ds_node *copy = ds_graph_contiguous(to, x);
     if (copy)
         copy->in_host_space = to_host;
-    to->phase = before;
-    to->scope[0] = '\0';
     return copy;
 }
 

@@ -57,8 +57,6 @@ static ds_node *lower_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
         return ds_graph_copy_node(to, node, given); /* variadic ops take any mixture */
     for (int i = 0; i < node->n_inputs; i++)
         inputs[i] = given[i];
-    to->segment = node->segment; /* casts belong to the layer whose op wants them */
-    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
     if (ds_node_has(node, DS_EFFECT))
         restore_inputs(to, node, inputs);
     else if (node->op->precision == DS_PRECISION_LOW)
@@ -70,8 +68,6 @@ static ds_node *lower_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     ds_node *copy = ds_graph_copy_node(to, node, inputs);
     if (node->op == &ds_op_gather && copy && is_float(copy))
         copy = ds_graph_cast(to, copy, pass->low); /* embeddings start the low-precision stream */
-    to->segment = 0;
-    to->scope[0] = '\0';
     return copy;
 }
 

@@ -45,13 +45,8 @@ static ds_node *aware_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
         node->op == &ds_op_matmul && ds_is_product(pass->sides[node->inputs[1]->id]);
     if (!is_product || ((const ds_matmul_attrs *)node->attrs)->f32_result)
         return ds_graph_copy_node(to, node, inputs);
-    to->segment = node->segment;
-    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
-    ds_node *made = aware_product(pass, to, pass->sides[node->inputs[1]->id] == DS_BY_COLUMNS,
-                                  inputs[0], inputs[1]);
-    to->segment = 0;
-    to->scope[0] = '\0';
-    return made;
+    return aware_product(pass, to, pass->sides[node->inputs[1]->id] == DS_BY_COLUMNS, inputs[0],
+                         inputs[1]);
 }
 
 ds_graph *ds_pass_quantisation_aware(const ds_graph *g, ds_quantisation kind) {

@@ -84,13 +84,8 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     if (!param || param->type.rank != 2 ||
         !pass->find(param->name, ds_node_dim(node->inputs[0], -1), pass->context, &w))
         return ds_graph_copy_node(to, node, inputs);
-    to->segment = node->segment;
-    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
     ds_node *y = quantised(to, param->name, inputs[0], ds_node_dim(node, -1), &w);
-    y = ds_graph_cast(to, y, node->type.dtype);
-    to->segment = 0;
-    to->scope[0] = '\0';
-    return y;
+    return ds_graph_cast(to, y, node->type.dtype);
 }
 
 ds_graph *ds_pass_quantise(const ds_graph *g, ds_quantised_lookup *find, const void *context) {

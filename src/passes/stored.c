@@ -40,8 +40,6 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     ds_node *inputs[MOST_INPUTS];
     if (node->n_inputs > MOST_INPUTS)
         return ds_graph_copy_node(to, node, given);
-    to->segment = node->segment;
-    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
     for (int i = 0; i < node->n_inputs; i++) {
         inputs[i] = given[i];
         if (is_stored(given[i]) && !reads_stored(node, i))
@@ -50,8 +48,6 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
     ds_node *copy = ds_graph_copy_node(to, node, inputs);
     if (node->op == &ds_op_gather) /* rows are of the table's type */
         copy = ds_graph_cast(to, copy, node->type.dtype);
-    to->segment = 0;
-    to->scope[0] = '\0';
     return copy;
 }
 

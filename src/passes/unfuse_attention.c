@@ -131,16 +131,7 @@ static ds_node *rewrite_node(ds_rewrite *r, ds_graph *to, const ds_node *node,
                              ds_node *const *inputs) {
     if (node->op != &ds_op_attention || !reads_one_result(node))
         return ds_graph_copy_node(to, node, inputs);
-    const ds_phase phase = to->phase;
-    const int segment = to->segment;
-    to->phase = node->phase;
-    to->segment = node->segment;
-    snprintf(to->scope, sizeof to->scope, "%s", node->scope);
-    ds_node *y = write_out(r->context, to, node->attrs, inputs, node->n_inputs);
-    to->phase = phase;
-    to->segment = segment;
-    to->scope[0] = '\0';
-    return y;
+    return write_out(r->context, to, node->attrs, inputs, node->n_inputs);
 }
 
 ds_graph *ds_pass_unfuse_attention(const ds_graph *g) {
