@@ -86,15 +86,20 @@ static ds_cost matmul_cost(const ds_node *node) {
                      .bytes = bytes};
 }
 
-static float finish(const ds_kernel_args *args, float sum, int64_t column, int64_t at) {
-    const ds_matmul_attrs *t = args->node->attrs;
+float ds_epilogue(const ds_matmul_attrs *t, const ds_kernel_args *args, int bias, float sum,
+                  int64_t column, int64_t at) {
     if (t->has_bias)
-        sum += ((const float *)args->inputs[2].data)[column];
+        sum += ((const float *)args->inputs[bias].data)[column];
     if (t->has_activation)
         sum = ds_unary_value(t->activation, sum, 0);
     if (t->has_residual)
         sum += ((const float *)args->inputs[args->n_inputs - 1].data)[at];
     return sum;
+}
+
+void ds_epilogue_describe(const ds_matmul_attrs *t, ds_text *out) {
+    ds_text_printf(out, "%s%s%s", t->has_bias ? "+bias " : "",
+                   t->has_activation ? "+activation " : "", t->has_residual ? "+residual " : "");
 }
 
 static void matmul_reference(const ds_kernel_args *args) {
@@ -121,16 +126,16 @@ static void matmul_reference(const ds_kernel_args *args) {
                 if (is_int)
                     ((int32_t *)args->outputs[0].data)[at] = int_sum;
                 else
-                    ((float *)args->outputs[0].data)[at] = finish(args, (float)sum, j, at);
+                    ((float *)args->outputs[0].data)[at] =
+                        ds_epilogue(t, args, 2, (float)sum, j, at);
             }
     }
 }
 
 static void matmul_describe(const ds_node *node, ds_text *out) {
     const ds_matmul_attrs *t = node->attrs;
-    ds_text_printf(out, "%s%s%s%s%s", t->transpose_a ? "aT " : "", t->transpose_b ? "bT " : "",
-                   t->has_bias ? "+bias " : "", t->has_activation ? "+activation " : "",
-                   t->has_residual ? "+residual " : "");
+    ds_text_printf(out, "%s%s", t->transpose_a ? "aT " : "", t->transpose_b ? "bT " : "");
+    ds_epilogue_describe(t, out);
 }
 
 const ds_op ds_op_matmul = {

@@ -118,6 +118,12 @@ typedef struct ds_matmul_attrs {
     bool has_residual; /* the last input is added at the end, shape of the result */
 } ds_matmul_attrs;
 
+/* A finished sum of column `column`, place `at` of the result, with what the epilogue adds; the
+ * bias is input `bias`, a residual the last one. */
+float ds_epilogue(const ds_matmul_attrs *t, const ds_kernel_args *args, int bias, float sum,
+                  int64_t column, int64_t at);
+void ds_epilogue_describe(const ds_matmul_attrs *t, ds_text *out);
+
 /* quantised_matmul.c: x, codes, scales[, bias][, residual] → y */
 extern const ds_op ds_op_quantised_matmul;
 typedef struct ds_quantised_matmul_attrs {
@@ -135,6 +141,8 @@ typedef struct ds_quantisation_scale_attrs {
     int64_t is_stored;
 } ds_quantisation_scale_attrs;
 float ds_quantisation_scale(float most, bool is_stored);
+float ds_row_magnitude(const float *x, int64_t n); /* NaN if there is one */
+int8_t ds_quantised(float x, float scale);         /* 0 for a NaN */
 ds_node *ds_graph_quantisation_scale(ds_graph *g, ds_node *x, bool is_stored);
 
 /* quantise.c: value, surrogate → value; the gradient goes to the surrogate */

@@ -35,14 +35,9 @@ static ds_status write_shape(const ds_node *node, ds_type *results) {
 }
 
 static void quantise_row(const float *x, int64_t n, int8_t *to) {
-    float most = 0;
+    const float scale = ds_quantisation_scale(ds_row_magnitude(x, n), false);
     for (int64_t i = 0; i < n; i++)
-        most = isnan(x[i]) || fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    const float scale = most / 127.0f;
-    for (int64_t i = 0; i < n; i++) {
-        const float q = scale > 0 ? nearbyintf(x[i] / scale) : 0;
-        to[i] = isnan(q) ? 0 : (int8_t)q;
-    }
+        to[i] = ds_quantised(x[i], scale);
     memcpy(to + n, &scale, sizeof scale);
 }
 

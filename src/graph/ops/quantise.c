@@ -39,6 +39,11 @@ static float clamped(float q) {
     return q > Q_MAX ? Q_MAX : q < -Q_MAX ? -Q_MAX : q;
 }
 
+int8_t ds_quantised(float x, float scale) {
+    const float q = clamped(rounded(x, scale));
+    return isnan(q) ? 0 : (int8_t)q;
+}
+
 /* ---- quantisation_scale -----------------------------------------------------------------------
  */
 
@@ -48,6 +53,13 @@ static ds_status scale_shape(const ds_node *node, ds_type *results) {
         return ds_fail(DS_INVALID, "wants floats [rows, …]");
     results[0] = ds_type_of(DS_F32, 1, x->dims);
     return DS_OK;
+}
+
+float ds_row_magnitude(const float *x, int64_t n) {
+    float most = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = isnan(x[i]) || fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    return most;
 }
 
 float ds_quantisation_scale(float most, bool is_stored) {
@@ -68,12 +80,8 @@ static void scale_reference(const ds_kernel_args *args) {
     float *scale = args->outputs[0].data;
     const int64_t rows = args->outputs[0].dims[0];
     const int64_t n = ds_count(args->inputs[0].dims + 1, args->inputs[0].rank - 1);
-    for (int64_t r = 0; r < rows; r++) {
-        float most = 0;
-        for (int64_t i = r * n; i < (r + 1) * n; i++)
-            most = isnan(x[i]) || fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        scale[r] = ds_quantisation_scale(most, attrs->is_stored);
-    }
+    for (int64_t r = 0; r < rows; r++)
+        scale[r] = ds_quantisation_scale(ds_row_magnitude(x + r * n, n), attrs->is_stored);
 }
 
 const ds_op ds_op_quantisation_scale = {
@@ -106,10 +114,8 @@ static void quantise_reference(const ds_kernel_args *args) {
     int8_t *q = args->outputs[0].data;
     const int64_t n = group_size(&args->inputs[0], &args->inputs[1]);
     for (int64_t r = 0; r < group_count(&args->inputs[1]); r++)
-        for (int64_t i = r * n; i < (r + 1) * n; i++) {
-            const float value = clamped(rounded(x[i], scale[r]));
-            q[i] = isnan(value) ? 0 : (int8_t)value;
-        }
+        for (int64_t i = r * n; i < (r + 1) * n; i++)
+            q[i] = ds_quantised(x[i], scale[r]);
 }
 
 const ds_op ds_op_quantise = {

@@ -90,47 +90,34 @@ static float product_of_floats(const ds_kernel_args *args, const float *x, int64
 static float product_of_ints(const ds_kernel_args *args, const float *x, int64_t row) {
     const int8_t *w = (const int8_t *)args->inputs[1].data + row * args->inputs[1].dims[1];
     const int64_t n = columns_of(args->node);
-    float most = 0;
-    for (int64_t i = 0; i < n; i++)
-        most = isnan(x[i]) || fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    const float scale = most / 127.0f;
+    const float scale = ds_quantisation_scale(ds_row_magnitude(x, n), false);
     int32_t sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const float q = scale > 0 ? nearbyintf(x[i] / scale) : 0;
-        sum += w[i] * (isnan(q) ? 0 : (int32_t)q);
-    }
+    for (int64_t i = 0; i < n; i++)
+        sum += w[i] * ds_quantised(x[i], scale);
     return (float)sum * (scale * ((const float *)args->inputs[2].data)[row]);
 }
 
 static void quantised_reference(const ds_kernel_args *args) {
     const ds_quantised_matmul_attrs *t = args->node->attrs;
-    const ds_matmul_attrs *e = &t->epilogue;
     const int64_t n_in = columns_of(args->node), n_out = args->inputs[1].dims[0];
     const int64_t rows = ds_count(args->inputs[0].dims, args->inputs[0].rank - 1);
     float *y = args->outputs[0].data;
     for (int64_t at = 0; at < rows * n_out; at++) {
         const float *x = (const float *)args->inputs[0].data + at / n_out * n_in;
         const int64_t row = at % n_out;
-        float sum = t->int8_input ? product_of_ints(args, x, row) : product_of_floats(args, x, row);
-        if (e->has_bias)
-            sum += ((const float *)args->inputs[3].data)[row];
-        if (e->has_activation)
-            sum = ds_unary_value(e->activation, sum, 0);
-        if (e->has_residual)
-            sum += ((const float *)args->inputs[args->n_inputs - 1].data)[at];
-        y[at] = sum;
+        const float sum =
+            t->int8_input ? product_of_ints(args, x, row) : product_of_floats(args, x, row);
+        y[at] = ds_epilogue(&t->epilogue, args, 3, sum, row, at);
     }
 }
 
 static void quantised_describe(const ds_node *node, ds_text *out) {
     const ds_quantised_matmul_attrs *t = node->attrs;
-    const ds_matmul_attrs *e = &t->epilogue;
     ds_text_printf(out, "w%da%d ", node->inputs[1]->type.dtype == DS_I8 ? 8 : 4,
                    t->int8_input ? 8 : 16);
     if (t->group < columns_of(node))
         ds_text_printf(out, "group=%lld ", (long long)t->group);
-    ds_text_printf(out, "%s%s%s", e->has_bias ? "+bias " : "",
-                   e->has_activation ? "+activation " : "", e->has_residual ? "+residual " : "");
+    ds_epilogue_describe(&t->epilogue, out);
 }
 
 const ds_op ds_op_quantised_matmul = {
