@@ -26,10 +26,6 @@ enum {
     STREAMED_BYTES = 1 << 20, /* results of more are written past the caches */
 };
 
-static int64_t round_up(int64_t x, int64_t unit) {
-    return (x + unit - 1) / unit * unit;
-}
-
 static bool is_readable(const ds_operand *x) {
     return x->dtype == DS_BF16 && (x->row_stride == 1 || x->column_stride == 1);
 }
@@ -51,12 +47,12 @@ static int64_t block_of(int64_t outer, int64_t slab, int n_threads) {
     int64_t most = BLOCK_BYTES / (2 * slab) / PANEL * PANEL;
     most = most > MOST_ROWS ? MOST_ROWS : most;
     const int64_t rounds = (outer + most * n_threads - 1) / (most * n_threads);
-    return round_up((outer + rounds * n_threads - 1) / (rounds * n_threads), PANEL);
+    return ds_round_up((outer + rounds * n_threads - 1) / (rounds * n_threads), PANEL);
 }
 
 static size_t reserve(ds_amx_gemm *g, int64_t bytes) {
     const size_t at = g->workspace;
-    g->workspace += (size_t)round_up(bytes, 64);
+    g->workspace += (size_t)ds_round_up(bytes, 64);
     return at;
 }
 
@@ -70,11 +66,11 @@ ds_amx_gemm ds_amx_gemm_plan(const ds_product *p, int n_threads) {
     g.outer = g.outer_is_a ? p->m : p->n;
     g.inner = g.outer_is_a ? p->n : p->m;
     g.n_slabs = (p->k + MOST_SLAB - 1) / MOST_SLAB;
-    g.slab = round_up((p->k + g.n_slabs - 1) / g.n_slabs, DEPTH);
+    g.slab = ds_round_up((p->k + g.n_slabs - 1) / g.n_slabs, DEPTH);
     g.n_slabs = (p->k + g.slab - 1) / g.slab;
     g.block = block_of(g.outer, g.slab, n_threads);
     g.streams = p->c.dtype == DS_F32 && p->m * p->n * 4 > STREAMED_BYTES;
-    g.inner_at = reserve(&g, round_up(g.inner, PANEL) * g.slab * 2);
+    g.inner_at = reserve(&g, ds_round_up(g.inner, PANEL) * g.slab * 2);
     if (g.n_slabs > 1 && !sums_in_c(p))
         g.sums_at = reserve(&g, p->m * p->n * 4);
     g.private_bytes = (size_t)(g.block * g.slab * 2 + g.block * PANEL * 4);
@@ -352,7 +348,7 @@ AMX static void finish(const run *r, const patch *s) {
 /* Sums of one panel with a packed block. */
 AMX static void multiply_panel(const run *r, const uint16_t *block, int64_t rows,
                                const uint16_t *panel, float *sums) {
-    const int64_t strip_size = r->tiles * TILE, pieces = round_up(rows, PANEL) / PANEL;
+    const int64_t strip_size = r->tiles * TILE, pieces = ds_round_up(rows, PANEL) / PANEL;
     const bool by_rows = r->g->outer_is_a;
     for (int64_t k = 0; k < r->tiles; k += CHUNK) {
         const int64_t left = r->tiles - k, tiles = left < CHUNK ? left : CHUNK;
@@ -378,7 +374,7 @@ AMX static void run_block(const run *r, int64_t first, char *memory) {
     uint16_t *block = (uint16_t *)(void *)memory;
     float *sums = (float *)(void *)(memory + g->block * g->slab * 2);
     const source from = source_of(r, true);
-    pack(&from, first, first + round_up(rows, PANEL), 0, r->depth, r->tiles * TILE, block);
+    pack(&from, first, first + ds_round_up(rows, PANEL), 0, r->depth, r->tiles * TILE, block);
     for (int64_t j = 0; j < g->inner; j += PANEL) {
         const int64_t wide = g->inner - j < PANEL ? g->inner - j : PANEL;
         multiply_panel(r, block, rows, r->panels + j * r->tiles * DEPTH, sums);
@@ -391,7 +387,7 @@ AMX static void run_block(const run *r, int64_t first, char *memory) {
 /* This thread's share of the panels: some of the strips, or some of k. */
 AMX static void pack_inner(const run *r, int thread, int n_threads) {
     const source s = source_of(r, false);
-    const int64_t strip_size = r->tiles * TILE, panels = round_up(r->g->inner, PANEL) / PANEL;
+    const int64_t strip_size = r->tiles * TILE, panels = ds_round_up(r->g->inner, PANEL) / PANEL;
     if (s.k_stride == 1) {
         const int64_t from = panels * thread / n_threads * PANEL;
         const int64_t to = panels * (thread + 1) / n_threads * PANEL;
@@ -432,7 +428,7 @@ void ds_amx_gemm_run(const ds_amx_gemm *g, const void *a, const void *b, void *c
                        .outer = g->outer_is_a ? from_a : from_b,
                        .inner = g->outer_is_a ? from_b : from_a,
                        .depth = depth,
-                       .tiles = round_up(depth, DEPTH) / DEPTH,
+                       .tiles = ds_round_up(depth, DEPTH) / DEPTH,
                        .is_first = i == 0 && !p->accumulates,
                        .is_last = i == g->n_slabs - 1,
                        .panels = (uint16_t *)(void *)(memory + g->inner_at),

@@ -58,10 +58,6 @@ void ds_attention_store_weights(ds_dtype dtype, const float *weights, int64_t fi
 const float *ds_attention_row(const ds_tensor *t, int64_t b, int64_t row, int64_t head,
                               float *buffer);
 
-static inline int64_t ds_round_up(int64_t n, int64_t to) {
-    return (n + to - 1) / to * to;
-}
-
 /* Where the next `bytes` begin in a thread's part of the workspace; *at moves on. With base NULL it
  * only counts. */
 static inline void *ds_carve(char *base, size_t *at, int64_t bytes) {

@@ -42,6 +42,14 @@ enum { DS_BLOCK = 1024 }; /* elements worked on at a time: 4 KB, a few fit the f
 /* Threads worth starting for so many elements: starting costs microseconds. */
 int ds_cpu_threads(int64_t n_elements, int n_threads);
 
+static inline int64_t ds_round_up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+static inline int64_t ds_least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 /* Offset in bytes into a tensor. */
 static inline void *ds_at(const ds_tensor *t, int64_t elements) {
     return (char *)t->data + elements * (int64_t)ds_dtype_size(t->dtype);

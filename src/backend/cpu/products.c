@@ -17,14 +17,6 @@ enum {
     TILE_ROWS = 16,
 };
 
-static int64_t round_up(int64_t x, int64_t unit) {
-    return (x + unit - 1) / unit * unit;
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 ds_matrix ds_matrix_of(const ds_tensor *t, int64_t offset, int64_t columns) {
     return (ds_matrix){ds_at(t, offset), t->dtype, columns, 1};
 }
@@ -117,7 +109,7 @@ static void turn(const scratch *s, const char *from, int64_t from_stride, char *
 /* Rows [row, row + n) of a, columns [k, k + depth), as s->left. */
 static void stage_left(const scratch *s, const ds_matrix *a, int64_t row, int64_t k, int64_t n,
                        int64_t depth) {
-    const int64_t deep = round_up(depth, DS_TILE), high = round_up(n, TILE_ROWS);
+    const int64_t deep = ds_round_up(depth, DS_TILE), high = ds_round_up(n, TILE_ROWS);
     const int64_t size = (int64_t)ds_dtype_size(s->tiles->dtype);
     const char *from = element(a, row, k);
     if (a->column_stride == 1) {
@@ -139,7 +131,7 @@ static void stage_left(const scratch *s, const ds_matrix *a, int64_t row, int64_
 /* Rows [k, k + depth) of b, columns [column, column + n), as s->packed. */
 static void pack_right(const scratch *s, const ds_matrix *b, int64_t k, int64_t column,
                        int64_t depth, int64_t n) {
-    const int64_t deep = round_up(depth, DS_TILE), wide = round_up(n, DS_TILE);
+    const int64_t deep = ds_round_up(depth, DS_TILE), wide = ds_round_up(n, DS_TILE);
     const bool by_rows = b->column_stride == 1;
     const char *from = element(b, k, column);
     int64_t stride = by_rows ? b->row_stride : b->column_stride;
@@ -165,13 +157,13 @@ typedef struct block {
 
 static void add_slab(const scratch *s, const block *x, int64_t k, int64_t depth) {
     const ds_matrix_product *p = x->product;
-    const int64_t deep = round_up(depth, DS_TILE), wide = round_up(x->columns, DS_TILE);
+    const int64_t deep = ds_round_up(depth, DS_TILE), wide = ds_round_up(x->columns, DS_TILE);
     pack_right(s, &p->b, k, x->column, depth, x->columns);
     for (int64_t i = 0; i < x->rows; i += STRIP) {
-        const int64_t n = least(STRIP, x->rows - i);
+        const int64_t n = ds_least(STRIP, x->rows - i);
         stage_left(s, &p->a, x->row + i, k, n, depth);
         s->tiles->multiply(s->left, deep, s->packed, s->sums + i * COLUMNS, COLUMNS,
-                           round_up(n, TILE_ROWS), wide, deep, k > 0);
+                           ds_round_up(n, TILE_ROWS), wide, deep, k > 0);
     }
 }
 
@@ -196,7 +188,7 @@ static void make_block(const scratch *s, const block *x) {
     if (k == 0)
         ds_cpu_simd()->fill(0, s->sums, x->rows * COLUMNS);
     for (int64_t start = 0; start < k; start += DEPTH)
-        add_slab(s, x, start, least(DEPTH, k - start));
+        add_slab(s, x, start, ds_least(DEPTH, k - start));
     store_sums(s, x);
 }
 
@@ -232,8 +224,8 @@ static block find_block(const ds_matrix_product *products, int64_t columns, int6
         i -= n;
     const int64_t high = (p->m + ROWS - 1) / ROWS;
     block x = {.product = p, .row = i % high * ROWS, .column = i / high * columns};
-    x.rows = least(ROWS, p->m - x.row);
-    x.columns = least(columns, p->n - x.column);
+    x.rows = ds_least(ROWS, p->m - x.row);
+    x.columns = ds_least(columns, p->n - x.column);
     return x;
 }
 

@@ -33,17 +33,9 @@ typedef struct state {
     size_t workspace;
 } state;
 
-static int64_t round_up(int64_t x, int64_t unit) {
-    return (x + unit - 1) / unit * unit;
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 static size_t reserve(state *s, int64_t bytes) {
     const size_t at = s->workspace;
-    s->workspace += (size_t)round_up(bytes, 64);
+    s->workspace += (size_t)ds_round_up(bytes, 64);
     return at;
 }
 
@@ -62,12 +54,12 @@ static void plan_stream(const ds_kernel_args *args, state *s) {
     const int64_t n_groups = args->inputs[2].dims[1];
     int64_t size = sizeof(float);
     if (attrs_of(args)->int8_input)
-        s->x_stride = round_up(s->k, 64), size = 1;
+        s->x_stride = ds_round_up(s->k, 64), size = 1;
     else
-        s->x_stride = is_i4(args) ? t->arranged_size(s->k) : round_up(s->k, 16);
+        s->x_stride = is_i4(args) ? t->arranged_size(s->k) : ds_round_up(s->k, 16);
     s->x_at = reserve(s, s->m * s->x_stride * size);
     s->private_bytes =
-        (size_t)round_up((s->m * CHUNK + n_groups + s->k) * (int64_t)sizeof(float), 64);
+        (size_t)ds_round_up((s->m * CHUNK + n_groups + s->k) * (int64_t)sizeof(float), 64);
     s->private_at = reserve(s, (int64_t)s->private_bytes * args->n_threads);
 }
 
@@ -88,9 +80,9 @@ static ds_status plan_panels(const ds_kernel_args *args, state *s, ds_dtype dtyp
     s->dtype = dtype;
     int64_t panel = PANEL_SUMS / (4 * s->m);
     if (dtype != DS_I8)
-        panel = least(panel, PANEL_BYTES / (width * s->k));
+        panel = ds_least(panel, PANEL_BYTES / (width * s->k));
     panel = panel > LEAST_PANEL ? panel / LEAST_PANEL * LEAST_PANEL : LEAST_PANEL;
-    s->panel = least(panel, s->n);
+    s->panel = ds_least(panel, s->n);
     DS_TRY(plan_gemm(args, s, s->panel, &s->gemm));
     size_t workspace = ds_gemm_workspace(s->gemm);
     if (s->n % s->panel) {
@@ -104,7 +96,8 @@ static ds_status plan_panels(const ds_kernel_args *args, state *s, ds_dtype dtyp
     s->sums_at = reserve(s, s->m * s->panel * 4);
     s->gemm_at = reserve(s, (int64_t)workspace);
     const int64_t n_groups = args->inputs[2].dims[1];
-    s->private_bytes = (size_t)round_up((s->k + n_groups + s->panel) * (int64_t)sizeof(float), 64);
+    s->private_bytes =
+        (size_t)ds_round_up((s->k + n_groups + s->panel) * (int64_t)sizeof(float), 64);
     s->private_at = reserve(s, (int64_t)s->private_bytes * args->n_threads);
     return DS_OK;
 }
@@ -222,7 +215,7 @@ static void finish(const ds_kernel_args *args, float *sums, int64_t row, int64_t
         simd->unary(e->activation, 0, sums, sums, n);
     const ds_tensor *residual = &args->inputs[args->n_inputs - 1], *out = &args->outputs[0];
     for (int64_t i = 0; i < n; i += DS_BLOCK) {
-        const int64_t at = row * s->n + column + i, length = least(DS_BLOCK, n - i);
+        const int64_t at = row * s->n + column + i, length = ds_least(DS_BLOCK, n - i);
         float buffer[DS_BLOCK];
         if (e->has_residual)
             simd->axpy(1, ds_cpu_fetch(residual, at, 1, length, buffer), sums + i, length);
@@ -245,7 +238,7 @@ static void stream_row(const ds_kernel_args *args, int64_t j, int64_t i, float *
     const void *w = ds_at(codes, j * codes->dims[1]);
     ds_cpu_simd()->load(scales->dtype, ds_at(scales, j * n_groups), scale, n_groups);
     for (int64_t r = 0; r < s->m; r += DS_STREAM_ROWS) {
-        const int rows = (int)least(DS_STREAM_ROWS, s->m - r);
+        const int rows = (int)ds_least(DS_STREAM_ROWS, s->m - r);
         float part[DS_STREAM_ROWS];
         int32_t whole[DS_STREAM_ROWS];
         const float *floats = (const float *)(const void *)x + r * s->x_stride;
@@ -276,7 +269,7 @@ static void stream(const ds_kernel_args *args) {
 #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (int64_t j = 0; j < s->n; j += CHUNK) {
         float *sums = own_memory(args), *scale = sums + s->m * CHUNK;
-        const int64_t n = least(CHUNK, s->n - j);
+        const int64_t n = ds_least(CHUNK, s->n - j);
         for (int64_t i = 0; i < n; i++)
             stream_row(args, j + i, i, sums, scale);
         for (int64_t r = 0; r < s->m; r++)
@@ -296,7 +289,7 @@ static void scale_groups(const ds_kernel_args *args, int64_t j, float *row, floa
     const int64_t n_groups = n_groups_of(args), group = attrs_of(args)->group;
     ds_cpu_simd()->load(scales->dtype, ds_at(scales, j * n_groups), scale, n_groups);
     for (int64_t g = 0; g < n_groups; g++)
-        for (int64_t i = g * group; i < least(s->k, (g + 1) * group); i++)
+        for (int64_t i = g * group; i < ds_least(s->k, (g + 1) * group); i++)
             row[i] *= scale[g];
 }
 
@@ -352,7 +345,7 @@ static ds_status multiply(const ds_kernel_args *args) {
     const state *s = args->state;
     char *memory = args->workspace;
     for (int64_t j = 0; j < s->n; j += s->panel) {
-        const int64_t n = least(s->panel, s->n - j);
+        const int64_t n = ds_least(s->panel, s->n - j);
         const void *w = panel_of(args, j, n);
         DS_TRY(ds_gemm_run(n == s->panel ? s->gemm : s->last, memory + s->x_at, w,
                            memory + s->sums_at, NULL, NULL, memory + s->gemm_at));

@@ -21,14 +21,6 @@ enum {
     WORD = 4,
 };
 
-static int64_t round_up(int64_t x, int64_t unit) {
-    return (x + unit - 1) / unit * unit;
-}
-
-static int64_t least(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 static bool is_readable(const ds_operand *x) {
     return x->row_stride == 1 || x->column_stride == 1;
 }
@@ -99,12 +91,12 @@ static int64_t block_of(int64_t m, int64_t slab, int unit, int n_threads) {
     const int64_t fitting = BLOCK_BYTES / (WORD * slab) / unit * unit;
     const int64_t most = fitting > unit ? fitting : unit;
     const int64_t rounds = (m + most * n_threads - 1) / (most * n_threads);
-    return round_up((m + rounds * n_threads - 1) / (rounds * n_threads), unit);
+    return ds_round_up((m + rounds * n_threads - 1) / (rounds * n_threads), unit);
 }
 
 static size_t reserve(ds_vector_gemm *g, int64_t bytes) {
     const size_t at = g->workspace;
-    g->workspace += (size_t)round_up(bytes, 64);
+    g->workspace += (size_t)ds_round_up(bytes, 64);
     return at;
 }
 
@@ -116,12 +108,12 @@ ds_vector_gemm ds_vector_gemm_plan(const ds_product *p, int n_threads) {
     const int64_t n_slabs = (words + MOST_SLAB - 1) / MOST_SLAB;
     g.slab = (words + n_slabs - 1) / n_slabs;
     g.block = block_of(p->m, g.slab, strips->rows, n_threads);
-    g.columns = least(MOST_COLUMNS, round_up(p->n, strips->columns));
+    g.columns = ds_least(MOST_COLUMNS, ds_round_up(p->n, strips->columns));
     g.columns_at = reserve(&g, g.columns * g.slab * WORD);
     if (n_slabs > 1 && !sums_in_c(p))
         g.sums_at = reserve(&g, p->m * g.columns * WORD);
     const int64_t panel = STRIPS_PER_PANEL * strips->columns;
-    g.private_bytes = (size_t)round_up(g.block * (g.slab + panel) * WORD, 64);
+    g.private_bytes = (size_t)ds_round_up(g.block * (g.slab + panel) * WORD, 64);
     g.private_at = reserve(&g, (int64_t)g.private_bytes * n_threads);
     return g;
 }
@@ -164,7 +156,7 @@ static void pack_columns(const run *r) {
                             .data = r->b + at * size,
                             .row_stride = b->column_stride,
                             .k_stride = b->row_stride,
-                            .rows = least(width, r->n - j),
+                            .rows = ds_least(width, r->n - j),
                             .depth = r->depth};
         pack(r, &s, width, r->packed_columns + j * r->words * WORD);
     }
@@ -180,7 +172,7 @@ static void pack_block(const run *r, int64_t row, int64_t rows, char *to) {
                             .data = r->a + at * size,
                             .row_stride = a->row_stride,
                             .k_stride = a->column_stride,
-                            .rows = least(width, rows - i),
+                            .rows = ds_least(width, rows - i),
                             .depth = r->depth};
         pack(r, &s, width, to + i * r->words * WORD);
     }
@@ -249,7 +241,7 @@ static void multiply_panel(const run *r, const char *block, int64_t rows, int64_
                            int64_t columns, char *sums, int64_t stride) {
     const ds_strips *t = r->strips;
     for (int64_t k = 0; k < r->words; k += CHUNK) {
-        const int64_t depth = least(CHUNK, r->words - k);
+        const int64_t depth = ds_least(CHUNK, r->words - k);
         for (int64_t j = 0; j < columns; j += t->columns) {
             const char *b = r->packed_columns + ((column + j) * r->words + k * t->columns) * WORD;
             for (int64_t i = 0; i < rows; i += t->rows) {
@@ -266,12 +258,12 @@ static void multiply_panel(const run *r, const char *block, int64_t rows, int64_
 
 static void run_block(const run *r, int64_t row, char *memory) {
     const ds_vector_gemm *g = r->g;
-    const int64_t rows = least(g->block, g->product.m - row);
+    const int64_t rows = ds_least(g->block, g->product.m - row);
     const int64_t panel = STRIPS_PER_PANEL * r->strips->columns;
     char *sums = memory + g->block * g->slab * WORD;
     pack_block(r, row, rows, memory);
     for (int64_t j = 0; j < r->n; j += panel) {
-        const int64_t columns = least(panel, r->n - j);
+        const int64_t columns = ds_least(panel, r->n - j);
         multiply_panel(r, memory, rows, j, columns, sums, panel);
         const patch s = {.sums = sums,
                          .stride = panel,
@@ -302,7 +294,7 @@ void ds_vector_gemm_run(const ds_vector_gemm *g, const void *a, const void *b, v
     const int64_t step = g->slab * g->per_word;
     for (int64_t j = 0; j < p->n; j += g->columns)
         for (int64_t k = 0; k < p->k; k += step) {
-            const int64_t depth = least(step, p->k - k);
+            const int64_t depth = ds_least(step, p->k - k);
             const bool in_c = sums_in_c(p);
             const run r = {.g = g,
                            .strips = &ds_cpu_simd()->strips,
@@ -316,7 +308,7 @@ void ds_vector_gemm_run(const ds_vector_gemm *g, const void *a, const void *b, v
                            .depth = depth,
                            .words = (depth + g->per_word - 1) / g->per_word,
                            .column = j,
-                           .n = least(g->columns, p->n - j),
+                           .n = ds_least(g->columns, p->n - j),
                            .is_first = k == 0 && !p->accumulates,
                            .is_last = k + step >= p->k,
                            .packed_columns = memory + g->columns_at,
