@@ -76,22 +76,6 @@ static void multiply(const run *r, int64_t from, int64_t n, float *sums, int64_t
                       r->p->k);
 }
 
-/* One row of finished sums, in place, to its place in c. */
-static void finish(const run *r, float *sums, int64_t row, int64_t column, int64_t n) {
-    const ds_product *p = r->p;
-    const int64_t at = row * p->c.row_stride + column, size = (int64_t)ds_dtype_size(p->c.dtype);
-    if (p->has_bias)
-        r->simd->axpy(1, r->bias + column, sums, n);
-    if (p->has_activation)
-        r->simd->unary(p->activation, 0, sums, sums, n);
-    if (p->has_residual) {
-        float residual[BY_COLUMNS];
-        r->simd->load(p->c.dtype, r->residual + at * size, residual, n);
-        r->simd->axpy(1, residual, sums, n);
-    }
-    r->simd->store(p->c.dtype, sums, r->c + at * size, n);
-}
-
 /* Columns [from, to) of c. */
 static void run_columns(const run *r, int64_t from, int64_t to) {
     float sums[FEW_ODD * BY_COLUMNS];
@@ -100,7 +84,7 @@ static void run_columns(const run *r, int64_t from, int64_t to) {
         const int64_t n = to - j < most ? to - j : most;
         multiply(r, j, n, sums, most);
         for (int64_t i = 0; i < r->p->m; i++)
-            finish(r, sums + i * most, i, j, n);
+            ds_product_finish(r->p, sums + i * most, i, j, n, r->bias, r->residual, r->c);
     }
 }
 

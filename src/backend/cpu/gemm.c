@@ -33,6 +33,23 @@ bool ds_gemm_reads_gaps(const ds_product *p) {
            ds_vector_gemm_accepts(&plain);
 }
 
+void ds_product_finish(const ds_product *p, float *sums, int64_t row, int64_t column, int64_t n,
+                       const float *bias, const void *residual, void *c) {
+    const ds_simd *simd = ds_cpu_simd();
+    const int64_t at = row * p->c.row_stride + column, size = (int64_t)ds_dtype_size(p->c.dtype);
+    if (p->has_bias)
+        simd->axpy(1, bias + column, sums, n);
+    if (p->has_activation)
+        simd->unary(p->activation, 0, sums, sums, n);
+    for (int64_t i = 0; p->has_residual && i < n; i += DS_BLOCK) {
+        float buffer[DS_BLOCK];
+        const int64_t length = ds_least(DS_BLOCK, n - i);
+        simd->load(p->c.dtype, (const char *)residual + (at + i) * size, buffer, length);
+        simd->axpy(1, buffer, sums + i, length);
+    }
+    simd->store(p->c.dtype, sums, (char *)c + at * size, n);
+}
+
 static size_t reserve(ds_gemm *g, size_t bytes) {
     const size_t at = g->workspace;
     g->workspace += (bytes + 63) / 64 * 64;

@@ -23,6 +23,11 @@ typedef struct ds_product {
     bool accumulates;  /* c += a·b, with none of the above */
 } ds_product;
 
+/* n finished sums of a row of c, from `column` on, changed in place: bias, activation, residual,
+ * and to their place in c, converted. */
+void ds_product_finish(const ds_product *p, float *sums, int64_t row, int64_t column, int64_t n,
+                       const float *bias, const void *residual, void *c);
+
 /* Whether a and b may have gaps between their rows (or columns, if those are contiguous). Else
  * they must be dense, by rows or by columns. */
 bool ds_gemm_reads_gaps(const ds_product *p);

@@ -203,23 +203,6 @@ static void keep_sums(const run *r, const patch *s, bool adds) {
     }
 }
 
-/* One row of finished sums, in place, to its place in c. */
-static void finish_row(const run *r, float *sums, int64_t row, int64_t column, int64_t n) {
-    const ds_product *p = &r->g->product;
-    const int64_t at = row * p->c.row_stride + column;
-    const int64_t size = (int64_t)ds_dtype_size(p->c.dtype);
-    if (p->has_bias)
-        r->simd->axpy(1, r->bias + column, sums, n);
-    if (p->has_activation)
-        r->simd->unary(p->activation, 0, sums, sums, n);
-    if (p->has_residual) {
-        float residual[STRIPS_PER_PANEL * 32];
-        r->simd->load(p->c.dtype, r->residual + at * size, residual, n);
-        r->simd->axpy(1, residual, sums, n);
-    }
-    r->simd->store(p->c.dtype, sums, r->c + at * size, n);
-}
-
 /* What the sums of this slab become. Columns of the patch count from the run's first. */
 static void finish(const run *r, const patch *s) {
     if (!r->is_last || sums_in_c(&r->g->product)) {
@@ -232,7 +215,8 @@ static void finish(const run *r, const patch *s) {
             const int64_t at = (s->row + i) * r->sums_stride + s->column;
             r->simd->axpy(1, (const float *)(const void *)(r->sums + at * WORD), sums, s->columns);
         }
-        finish_row(r, sums, s->row + i, r->column + s->column, s->columns);
+        ds_product_finish(&r->g->product, sums, s->row + i, r->column + s->column, s->columns,
+                          r->bias, r->residual, r->c);
     }
 }
 
