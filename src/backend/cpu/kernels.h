@@ -59,6 +59,10 @@ static inline void *ds_at(const ds_tensor *t, int64_t elements) {
  * stride 1, else `buffer` filled. Any dtype. */
 const float *ds_cpu_fetch(const ds_tensor *t, int64_t offset, int64_t stride, int64_t n,
                           float *buffer);
+/* The largest magnitude of n numbers; NaN if one of them is, 0 for none. */
+float ds_cpu_magnitude(const float *x, int64_t n);
+/* A row as int8 with one scale, which is returned: its largest magnitude / 127. */
+float ds_cpu_quantise_row(const float *x, int64_t n, int8_t *to);
 /* Where to write n f32 elements that belong at `offset`: the tensor's own memory or `buffer`, and
  * the conversion afterwards. Float dtypes, stride 1. */
 float *ds_cpu_target(const ds_tensor *t, int64_t offset, float *buffer);

@@ -16,15 +16,12 @@
 /* Heads of one token, each with a scale of its own behind it. */
 static void write_quantised(const ds_tensor *cache, const ds_tensor *x, int64_t slot,
                             int64_t token) {
-    const ds_simd *simd = ds_cpu_simd();
     const int64_t heads = x->dims[1], dim = x->dims[2];
     for (int64_t h = 0; h < heads; h++) {
         float buffer[DS_BLOCK];
         const float *row = ds_cpu_fetch(x, (token * heads + h) * dim, 1, dim, buffer);
-        const float high = simd->max(row, dim), low = -simd->min(row, dim);
-        const float scale = (isnan(high) || high > low ? high : low) / 127.0f;
         int8_t *to = ds_at(cache, (slot * heads + h) * cache->dims[3]);
-        simd->quantise(row, scale, to, dim);
+        const float scale = ds_cpu_quantise_row(row, dim, to);
         memcpy(to + dim, &scale, sizeof scale);
     }
 }

@@ -51,16 +51,17 @@ static void block_of_fake_grad(const ds_kernel_args *args, float scale, int64_t 
     ds_cpu_put(out, start, dx, n);
 }
 
-/* The largest magnitude of a block; a NaN among them makes it one. */
-static float block_magnitude(const float *x, int64_t n) {
-    float most = 0;
-    int is_nan = 0;
-#pragma omp simd reduction(max : most) reduction(| : is_nan)
-    for (int64_t i = 0; i < n; i++) {
-        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-        is_nan |= x[i] != x[i];
-    }
-    return is_nan ? NAN : most;
+float ds_cpu_magnitude(const float *x, int64_t n) {
+    if (n == 0)
+        return 0;
+    const float high = ds_cpu_simd()->max(x, n), low = -ds_cpu_simd()->min(x, n);
+    return fabsf(isnan(high) || high > low ? high : low);
+}
+
+float ds_cpu_quantise_row(const float *x, int64_t n, int8_t *to) {
+    const float scale = ds_quantisation_scale(ds_cpu_magnitude(x, n), false);
+    ds_cpu_simd()->quantise(x, scale, to, n);
+    return scale;
 }
 
 static ds_status run_scale(const ds_kernel_args *args, ds_stream *stream) {
@@ -73,7 +74,7 @@ static ds_status run_scale(const ds_kernel_args *args, ds_stream *stream) {
         float most = 0, buffer[DS_BLOCK];
         for (int64_t i = 0; i < n && !isnan(most); i += DS_BLOCK) {
             const int64_t length = n - i < DS_BLOCK ? n - i : DS_BLOCK;
-            const float m = block_magnitude(ds_cpu_fetch(x, r * n + i, 1, length, buffer), length);
+            const float m = ds_cpu_magnitude(ds_cpu_fetch(x, r * n + i, 1, length, buffer), length);
             most = isnan(m) || m > most ? m : most;
         }
         ((float *)args->outputs[0].data)[r] = ds_quantisation_scale(most, attrs->is_stored);

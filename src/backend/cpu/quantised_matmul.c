@@ -165,15 +165,6 @@ static float *own_memory(const ds_kernel_args *args) {
 /* ---- x ----------------------------------------------------------------------------------------
  */
 
-static float quantise_row(const float *x, int64_t k, int8_t *to) {
-    const ds_simd *simd = ds_cpu_simd();
-    const float high = simd->max(x, k), low = -simd->min(x, k);
-    const float most = isnan(high) || high > low ? high : low;
-    const float scale = most / 127.0f;
-    simd->quantise(x, scale, to, k);
-    return scale;
-}
-
 /* Row r of x as its products want it; `buffer` holds k floats. */
 static void prepare_row(const ds_kernel_args *args, int64_t r, float *buffer) {
     const state *s = args->state;
@@ -183,7 +174,7 @@ static void prepare_row(const ds_kernel_args *args, int64_t r, float *buffer) {
     const ds_simd *simd = ds_cpu_simd();
     if (attrs_of(args)->int8_input) {
         int8_t *to = (int8_t *)memory + r * s->x_stride;
-        scales[r] = quantise_row(x, s->k, to);
+        scales[r] = ds_cpu_quantise_row(x, s->k, to);
         memset(to + s->k, 0, (size_t)(s->x_stride - s->k));
     } else if (s->is_streamed && is_i4(args)) {
         simd->streams.arrange_i4(x, s->k, (float *)(void *)memory + r * s->x_stride);
