@@ -4,7 +4,6 @@
  * for where its keys lie. */
 #include "backend/cpu/attention.h"
 
-#include <math.h>
 #include <string.h>
 
 #include <omp.h>

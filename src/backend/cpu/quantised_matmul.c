@@ -2,7 +2,6 @@
  * time by each thread, and meets all rows of x while it is in a cache (simd/stream.c). Many rows:
  * products of int8 by int8 are ordinary ones (gemm.c) whose sums are scaled afterwards; for other
  * inputs panels of W become floats first, which costs little beside the product. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
