@@ -283,32 +283,24 @@ static void attend_heads(const ds_attention_problem *p, const memory *m, int64_t
         p->tiles->end();
 }
 
-/* Where the row of key j is, and how many rows from there on lie as far apart as strides[1]: those
- * of a block, or all of a sample's. */
-static int64_t even_rows(const ds_attention_problem *p, const ds_tensor *t, int64_t b, int64_t j,
-                         int64_t to, int64_t head, const void **first) {
+/* Rows of keys or values as they lie in memory. */
+typedef struct dense_rows {
+    const void *first;
+    ds_dtype dtype;
+    int64_t n; /* as far apart as strides[1] */
+} dense_rows;
+
+/* From key j on: as many as lie as far apart, those of a block or all up to `to`. What is not
+ * floats side by side is fetched into the buffer, one at a time. */
+static dense_rows rows_from(const ds_attention_problem *p, const ds_tensor *t, int64_t b, int64_t j,
+                            int64_t to, int64_t head, float *buffer) {
     const int64_t within = p->table ? j % p->block_size : j;
     const int64_t sample = p->table ? p->table[j / p->block_size] : b;
-    const int64_t most = p->table ? p->block_size - within : to - j;
-    *first = ds_at(t, sample * t->strides[0] + within * t->strides[1] + head * t->strides[2]);
-    return most < to - j ? most : to - j;
-}
-
-/* Whether rows can be read where they lie: floats side by side, not codes with a scale. */
-static bool is_dense(const ds_tensor *t) {
-    return t->strides[3] == 1 && t->dtype != DS_I8;
-}
-
-/* Other rows are fetched one by one. */
-static const void *dense_row(const ds_tensor *t, const void **first, float *buffer,
-                             ds_dtype *dtype) {
-    *dtype = t->dtype;
-    if (is_dense(t))
-        return *first;
-    ds_tensor row = *t;
-    row.data = (void *)(uintptr_t)*first;
-    *dtype = DS_F32;
-    return fetch_row(&row, 0, buffer);
+    const int64_t at = sample * t->strides[0] + within * t->strides[1] + head * t->strides[2];
+    if (t->strides[3] != 1 || t->dtype == DS_I8)
+        return (dense_rows){.first = fetch_row(t, at, buffer), .dtype = DS_F32, .n = 1};
+    const int64_t most = p->table ? ds_least(p->block_size - within, to - j) : to - j;
+    return (dense_rows){.first = ds_at(t, at), .dtype = t->dtype, .n = most};
 }
 
 /* few_scores[group][from … to) */
@@ -316,18 +308,14 @@ static void score_few(const ds_attention_problem *p, const memory *m, int64_t b,
                       int64_t from, int64_t to) {
     const int64_t keys = ds_round_up(p->keys, DS_KEY_BLOCK);
     float buffer[DS_BLOCK];
-    for (int64_t j = from, n; j < to; j += n) {
-        const void *row;
-        ds_dtype dtype;
-        n = even_rows(p, p->k, b, j, to, kv_head, &row);
-        n = is_dense(p->k) ? n : 1;
-        row = dense_row(p->k, &row, buffer, &dtype);
-        for (int64_t g = 0; g < p->group; g += DS_DOTS_ROWS) {
-            const int rows = (int)(p->group - g < DS_DOTS_ROWS ? p->group - g : DS_DOTS_ROWS);
-            ds_cpu_simd()->dots(dtype, row, p->k->strides[1], m->few_queries + g * p->padded_dim,
-                                p->padded_dim, rows, m->few_scores + g * keys + j, keys, n,
-                                p->head_dim);
-        }
+    for (int64_t j = from; j < to;) {
+        const dense_rows k = rows_from(p, p->k, b, j, to, kv_head, buffer);
+        for (int64_t g = 0; g < p->group; g += DS_DOTS_ROWS)
+            ds_cpu_simd()->dots(k.dtype, k.first, p->k->strides[1],
+                                m->few_queries + g * p->padded_dim, p->padded_dim,
+                                (int)ds_least(DS_DOTS_ROWS, p->group - g),
+                                m->few_scores + g * keys + j, keys, k.n, p->head_dim);
+        j += k.n;
     }
 }
 
@@ -336,14 +324,11 @@ static void add_few(const ds_attention_problem *p, const memory *m, int64_t b, i
                     int64_t from, int64_t to) {
     const int64_t keys = ds_round_up(p->keys, DS_KEY_BLOCK);
     float buffer[DS_BLOCK];
-    for (int64_t j = from, n; j < to; j += n) {
-        const void *row;
-        ds_dtype dtype;
-        n = even_rows(p, p->v, b, j, to, kv_head, &row);
-        n = is_dense(p->v) ? n : 1;
-        row = dense_row(p->v, &row, buffer, &dtype);
-        ds_cpu_simd()->axpys(dtype, row, p->v->strides[1], m->few_scores + j, keys, (int)p->group,
-                             m->out, p->padded_v_dim, p->v_dim, n);
+    for (int64_t j = from; j < to;) {
+        const dense_rows v = rows_from(p, p->v, b, j, to, kv_head, buffer);
+        ds_cpu_simd()->axpys(v.dtype, v.first, p->v->strides[1], m->few_scores + j, keys,
+                             (int)p->group, m->out, p->padded_v_dim, p->v_dim, v.n);
+        j += v.n;
     }
 }
 

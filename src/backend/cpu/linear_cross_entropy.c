@@ -10,7 +10,7 @@
 #include "base/alloc.h"
 
 /* Rows of a block: so many that reading weight and dweight once a block costs little, and so few
- * that the logits of one fit here. */
+ * that its logits take no more than LOGITS_BYTES, LEAST_ROWS aside. */
 enum { LEAST_ROWS = 256, MOST_ROWS = 1024, LOGITS_BYTES = 96 << 20 };
 
 /* The products of one block of so many rows. */
