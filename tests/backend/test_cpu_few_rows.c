@@ -73,8 +73,8 @@ static void check_loops(const ds_simd *simd, ds_dtype dtype, int rows, int64_t n
 static void test_loops(void **unused) {
     (void)unused;
     static const int64_t lengths[] = {1, 7, 16, 33, 64, 131, 600};
-    const ds_simd *tables[4];
-    const int n_tables = ds_simd_all(tables, 4);
+    const ds_simd *tables[DS_SIMD_TABLES];
+    const int n_tables = ds_simd_all(tables);
     for (int t = 0; t < n_tables; t++)
         for (int d = 0; d < 3; d++)
             for (int rows = 1; rows <= DS_DOTS_ROWS; rows++)
@@ -87,8 +87,8 @@ static void test_loops(void **unused) {
 /* Weights that are not numbers come through: a NaN in f16 is one in f32. */
 static void test_not_numbers(void **unused) {
     (void)unused;
-    const ds_simd *tables[4];
-    const int n_tables = ds_simd_all(tables, 4);
+    const ds_simd *tables[DS_SIMD_TABLES];
+    const int n_tables = ds_simd_all(tables);
     float x[70], y = 0;
     for (int i = 0; i < 70; i++)
         x[i] = 1;

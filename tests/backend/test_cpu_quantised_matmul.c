@@ -152,10 +152,10 @@ static void not_a_number_stays_in_its_row(void **unused) {
  * every instruction set gives the same. */
 static void largest_products_do_not_saturate(void **unused) {
     (void)unused;
-    enum { K = 193, STRIDE = 256, MOST = 8 };
+    enum { K = 193, STRIDE = 256 };
     static int8_t w[STRIDE], x[DS_STREAM_ROWS * STRIDE];
-    const ds_simd *tables[MOST];
-    const int n_tables = ds_simd_all(tables, MOST);
+    const ds_simd *tables[DS_SIMD_TABLES];
+    const int n_tables = ds_simd_all(tables);
     for (int sign = 0; sign < 4; sign++) {
         memset(w, sign & 1 ? -128 : 127, sizeof w);
         memset(x, sign & 2 ? -127 : 127, sizeof x);
@@ -172,9 +172,9 @@ static void largest_products_do_not_saturate(void **unused) {
 /* The reference sees the best table only. */
 static void every_instruction_set_sums_alike(void **unused) {
     (void)unused;
-    enum { K = 200, MOST = 8, ROWS = 3 };
-    const ds_simd *tables[MOST];
-    const int n_tables = ds_simd_all(tables, MOST);
+    enum { K = 200, ROWS = 3 };
+    const ds_simd *tables[DS_SIMD_TABLES];
+    const int n_tables = ds_simd_all(tables);
     int8_t bytes[256], x_bytes[ROWS * 256] = {0};
     int32_t words[K / 8];
     float x[ROWS * 256], scale[2] = {0.5f, 2};

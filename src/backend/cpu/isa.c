@@ -17,27 +17,25 @@ static bool has_avx_vnni(void) {
 }
 #endif
 
-int ds_simd_all(const ds_simd **out, int capacity) {
+int ds_simd_all(const ds_simd *out[DS_SIMD_TABLES]) {
     int n = 0;
-    if (n < capacity)
-        out[n++] = &ds_simd_table_baseline;
+    out[n++] = &ds_simd_table_baseline;
 #ifdef DS_SIMD_X86
     __builtin_cpu_init();
-    if (n < capacity && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         out[n++] = &ds_simd_table_avx2;
-    if (n < capacity && has_avx_vnni() && __builtin_cpu_supports("fma"))
+    if (has_avx_vnni() && __builtin_cpu_supports("fma"))
         out[n++] = &ds_simd_table_avx2vnni;
-    if (n < capacity && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         out[n++] = &ds_simd_table_avx512;
-    if (n < capacity && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl"))
         out[n++] = &ds_simd_table_avx512vnni;
 #endif
     return n;
 }
 
 const ds_simd *ds_simd_best(void) {
-    enum { MOST = 8 };
-    const ds_simd *tables[MOST];
-    return tables[ds_simd_all(tables, MOST) - 1];
+    const ds_simd *tables[DS_SIMD_TABLES];
+    return tables[ds_simd_all(tables) - 1];
 }

@@ -161,8 +161,8 @@ static ds_status try_products(ds_dtype dtype, double end, double *best) {
 /* What the calling thread reaches alone, with any instruction set: the widest need not win. */
 static ds_status try_multiply_adds(double end, double *best) {
     enum { ROUNDS = 1 << 14 }; /* some 30 µs: seldom disturbed, long for the clock */
-    const ds_simd *tables[8];
-    const int n_tables = ds_simd_all(tables, 8);
+    const ds_simd *tables[DS_SIMD_TABLES];
+    const int n_tables = ds_simd_all(tables);
     for (int i = 0; i < n_tables; i++) {
         const double deadline = ds_clock_s() + (end - ds_clock_s()) / (n_tables - i);
         for (int repeat = 0; repeat < 2 || ds_clock_s() < deadline; repeat++) {

@@ -2,27 +2,16 @@
  * reading the matrix, so it is read in order, in its own type, and widened in registers; the rows,
  * f32, stay in the first cache. */
 #include "backend/cpu/simd/loops.h"
+#include "backend/cpu/simd/vectors.h"
 #include "base/half.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-enum { LANES = 16 };
-#elif defined(__AVX2__)
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
-
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef float floats_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(LANES * 4)));
 typedef uint16_t halves __attribute__((vector_size(LANES * 2)));
 typedef uint16_t halves_in_memory __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* ---- numbers of any float type --------------------------------------------------------------- */
 

@@ -115,7 +115,9 @@ typedef struct ds_simd {
 /* The best table for the processor at hand. */
 const ds_simd *ds_simd_best(void);
 
-/* Every table that this processor can run, baseline first, for tests. Returns how many. */
-int ds_simd_all(const ds_simd **out, int capacity);
+enum { DS_SIMD_TABLES = 8 }; /* there are no more */
+
+/* Every table that this processor can run, baseline first, the best last. Returns how many. */
+int ds_simd_all(const ds_simd *out[DS_SIMD_TABLES]);
 
 #endif

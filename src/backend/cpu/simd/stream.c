@@ -13,30 +13,17 @@
 #include <string.h>
 
 #include "backend/cpu/simd/loops.h"
+#include "backend/cpu/simd/vectors.h"
 
-#if defined(__AVX512F__)
-enum { LANES = 16 };
-#elif defined(__AVX2__)
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
 enum { MOST_ROWS = DS_STREAM_ROWS, WORD_COLUMNS = 8, BLOCK = LANES * WORD_COLUMNS };
 enum { ARRANGED = BLOCK + LANES }; /* floats of a block: x in order, then its sums */
 
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef float floats_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 static inline float sum_of(floats v) {
     float sum = 0;
     for (int i = 0; i < LANES; i++)
         sum += v[i];
     return sum;
 }
-
-/* Loops over rows are unrolled, so their number must be known where they are. */
-#define INLINE static inline __attribute__((always_inline))
 
 /* f(rows, …) with a number of rows that the compiler knows. */
 #define WITH_ROWS(f, rows, ...)                                                                    \
@@ -163,7 +150,7 @@ INLINE void bytes_by_bytes(const int rows, const int8_t *w, const int8_t *x, int
 
 void SIMD(stream_i8)(const int8_t *w, const int8_t *x, int64_t x_stride, int rows, int64_t k,
                      int32_t *sums) {
-    WITH_ROWS(bytes_by_bytes, rows, w, x, x_stride, k, sums)
+    WITH_ROWS(bytes_by_bytes, rows, w, x, x_stride, k, sums);
 }
 
 /* ---- bytes by floats ------------------------------------------------------------------------- */
@@ -219,7 +206,9 @@ INLINE void bytes_by_floats(const int rows, const int8_t *w, const float *x, int
 }
 
 void SIMD(stream_i8_floats)(const int8_t *w, const float *x, int64_t x_stride, int rows, int64_t k,
-                            float *sums){WITH_ROWS(bytes_by_floats, rows, w, x, x_stride, k, sums)}
+                            float *sums) {
+    WITH_ROWS(bytes_by_floats, rows, w, x, x_stride, k, sums);
+}
 
 /* ---- four bits by floats --------------------------------------------------------------------- */
 
@@ -337,7 +326,7 @@ INLINE void four_bits_by_floats(const int rows, const ds_stream_i4 *w, const flo
 
 void SIMD(stream_i4)(const ds_stream_i4 *w, const float *x, int64_t x_stride, int rows,
                      float *sums) {
-    WITH_ROWS(four_bits_by_floats, rows, w, x, x_stride, sums)
+    WITH_ROWS(four_bits_by_floats, rows, w, x, x_stride, sums);
 }
 
 void SIMD(widen_i4)(const int32_t *words, float *to, int64_t k) {

@@ -8,22 +8,11 @@
 #include <string.h>
 
 #include "backend/cpu/simd/loops.h"
+#include "backend/cpu/simd/vectors.h"
 
-/* What a register holds, and the block of c: all registers but those for operands. */
-#if defined(__AVX512F__)
-enum { LANES = 16, VECTORS = 2 };
-#elif defined(__AVX2__)
-enum { LANES = 8, VECTORS = 2 };
-#else
-enum { LANES = 4, VECTORS = 2 };
-#endif
-enum { ROWS = SIMD_STRIP_ROWS, COLUMNS = LANES * VECTORS };
+/* The block of c: all registers but those for operands. */
+enum { VECTORS = 2, ROWS = SIMD_STRIP_ROWS, COLUMNS = LANES * VECTORS };
 _Static_assert(COLUMNS == SIMD_STRIP_COLUMNS, "the table says how wide strips are");
-
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef float floats_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef int32_t ints_in_memory __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 /* ---- packing --------------------------------------------------------------------------------- */
 

@@ -4,22 +4,16 @@
 
 #include "backend/cpu/simd/float_math.h"
 #include "backend/cpu/simd/loops.h"
+#include "backend/cpu/simd/vectors.h"
 
 /* ---- products -------------------------------------------------------------------------------- */
 
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 8, VECTORS = 2 }; /* 16 of 32 registers hold sums */
-#elif defined(__AVX2__)
-enum { LANES = 8, ROWS = 4, VECTORS = 2 };
+enum { ROWS = 8 }; /* 16 of 32 registers hold sums */
 #else
-enum { LANES = 4, ROWS = 4, VECTORS = 2 };
+enum { ROWS = 4 };
 #endif
-enum { PANEL = LANES * VECTORS };
-
-typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
-/* The same in memory, aligned as floats are: read and written by plain assignment, which keeps sums
- * in registers where copies of bytes do not. */
-typedef float unaligned __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+enum { VECTORS = 2, PANEL = LANES * VECTORS };
 
 /* [n/PANEL][k][PANEL] */
 void SIMD(pack_rows)(const void *rows, int64_t stride, int64_t k, int64_t n, void *packed) {
@@ -38,22 +32,22 @@ void SIMD(pack_columns)(const void *columns, int64_t stride, int64_t k, int64_t 
 
 static inline void block(const float *a, int64_t a_stride, const float *b, float *c,
                          int64_t c_stride, int64_t k, bool accumulate) {
-    vector sum[ROWS][VECTORS];
+    floats sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++)
-            sum[r][v] = (vector){0};
+            sum[r][v] = (floats){0};
     if (accumulate)
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++)
-                sum[r][v] = *(const unaligned *)(c + r * c_stride + v * LANES);
+                sum[r][v] = *(const floats_in_memory *)(c + r * c_stride + v * LANES);
     for (int64_t i = 0; i < k; i++)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) {
-            const vector right = *(const unaligned *)(b + i * PANEL + v * LANES);
+            const floats right = *(const floats_in_memory *)(b + i * PANEL + v * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; r++)
                 sum[r][v] += a[r * a_stride + i] * right;
@@ -62,7 +56,7 @@ static inline void block(const float *a, int64_t a_stride, const float *b, float
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++)
-            *(unaligned *)(c + r * c_stride + v * LANES) = sum[r][v];
+            *(floats_in_memory *)(c + r * c_stride + v * LANES) = sum[r][v];
 }
 
 void SIMD(multiply)(const void *a, int64_t a_stride, const void *b, float *c, int64_t c_stride,
