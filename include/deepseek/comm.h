@@ -54,16 +54,23 @@ typedef struct ds_comm_opts {
  * read from the variables of deepseek-run and torchrun (RANK, WORLD_SIZE, MASTER_ADDR,
  * MASTER_PORT), Slurm, Open MPI, MPICH (PMI), or a Kubernetes indexed job, unless opts say it;
  * without any of them it is a run of one rank. Variables that every transport heeds:
- *   NCCL_DEBUG            VERSION, WARN (the default), INFO: transport, addresses and groups as
- * they are opened; TRACE: every call as well. By the library's log. NCCL_BLOCKING_WAIT    1 (the
- * default): a call that reaches its deadline fails with DS_TIMEOUT. 0: it warns, naming the missing
- * ranks, and goes on waiting for another timeout, as one who holds a rank in a debugger wants it; a
- * rank that died ends it all the same. NCCL_SOCKET_NTHREADS  threads of each rank that communicate:
- * with 1 or more, one of them moves started calls on in the background while the caller computes,
- * and that many share the additions of large chunks; with 0 started calls move only inside
- * ds_work_test, ds_work_wait and other calls. NCCL_SOCKET_IFNAME    the network interface to use
- * ("eth0"); default: the one through which the store is reached. Ignored by "self". DS_INVALID when
- * the variables contradict each other; DS_UNSUPPORTED for a transport that this build lacks;
+ *
+ *   NCCL_DEBUG: VERSION, WARN (the default), INFO (transport, addresses and groups as they are
+ *   opened) or TRACE (every call as well), by the library's log.
+ *
+ *   NCCL_BLOCKING_WAIT: with 1 (the default) a call that reaches its deadline fails with
+ *   DS_TIMEOUT. With 0 it warns, naming the missing ranks, and goes on waiting for another timeout,
+ *   as one who holds a rank in a debugger wants it; a rank that died ends it all the same.
+ *
+ *   NCCL_SOCKET_NTHREADS: threads of each rank that communicate. With 1 or more, one of them moves
+ *   started calls on in the background while the caller computes, and that many share the additions
+ *   of large chunks; with 0 started calls move only inside ds_work_test, ds_work_wait and other
+ *   calls.
+ *
+ *   NCCL_SOCKET_IFNAME: the network interface to use ("eth0"); default: the one through which the
+ *   store is reached. Ignored by "self".
+ *
+ * DS_INVALID when the variables contradict each other; DS_UNSUPPORTED for a transport that this build lacks;
  * DS_TIMEOUT naming the ranks that did not come; DS_UNAVAILABLE when the store cannot be reached.
  * *out is the caller's, NULL on failure; close it with ds_comm_close. */
 DS_API ds_status ds_comm_open(ds_comm_opts opts, ds_comm **out);

@@ -309,17 +309,12 @@ static ds_status add_index(ds_safetensors *f, const char *path) {
     return status;
 }
 
-static bool ends_with(const char *text, const char *ending) {
-    const size_t n = strlen(text), m = strlen(ending);
-    return n >= m && strcmp(text + n - m, ending) == 0;
-}
-
 static ds_status open_path(ds_safetensors *f, const char *path) {
     char file[PATH_MAX], index[PATH_MAX + 16];
     const char *inside = ds_folder_exists(path) ? "/model.safetensors" : "";
     if (snprintf(file, sizeof file, "%s%s", path, inside) >= (int)sizeof file)
         return ds_fail(DS_INVALID, "%s: path too long", path);
-    if (ends_with(file, ".index.json"))
+    if (ds_ends_with(file, ".index.json"))
         return add_index(f, file);
     snprintf(index, sizeof index, "%s.index.json", file);
     if (!ds_file_exists(file) && ds_file_exists(index))

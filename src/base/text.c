@@ -165,6 +165,11 @@ static size_t valid_char(const unsigned char *s, size_t left) {
     return length;
 }
 
+bool ds_ends_with(const char *text, const char *ending) {
+    const size_t n = strlen(text), n_ending = strlen(ending);
+    return n >= n_ending && strcmp(text + n - n_ending, ending) == 0;
+}
+
 size_t ds_utf8_valid(const char *text, size_t n) {
     const unsigned char *s = (const unsigned char *)text;
     size_t at = 0;

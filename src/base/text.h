@@ -32,6 +32,8 @@ const char *ds_format_duration(char *out, size_t size, double seconds);
  * likely misspelling. For "did you mean". */
 const char *ds_nearest_name(const char *word, const char *const *names, size_t n);
 
+bool ds_ends_with(const char *text, const char *ending);
+
 /* Bytes of the longest valid UTF-8 at the beginning of text. */
 size_t ds_utf8_valid(const char *text, size_t n);
 

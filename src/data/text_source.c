@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/text.h"
 
 enum {
     PIECE_BYTES = 4 << 20,        /* most of a .txt at once */
@@ -41,17 +42,12 @@ struct ds_text_source {
     int64_t modified_ns;             /* of the newest file, since 1970 */
 };
 
-static bool ends_with(const char *path, const char *ending) {
-    const size_t n = strlen(path), m = strlen(ending);
-    return n >= m && strcmp(path + n - m, ending) == 0;
-}
-
 static bool is_json_lines(const char *path) {
-    return ends_with(path, ".jsonl") || ends_with(path, ".jsonl.gz");
+    return ds_ends_with(path, ".jsonl") || ds_ends_with(path, ".jsonl.gz");
 }
 
 static bool is_text(const char *path) {
-    return ends_with(path, ".txt") || ends_with(path, ".txt.gz") || is_json_lines(path);
+    return ds_ends_with(path, ".txt") || ds_ends_with(path, ".txt.gz") || is_json_lines(path);
 }
 
 static ds_status add_file(ds_text_source *s, const char *path, const struct stat *st) {
@@ -231,7 +227,7 @@ static ds_status fill(ds_text_source *s, size_t want) {
     }
     if (s->at_file_start) {
         s->at_file_start = false;
-        if (ends_with(current_path(s), ".gz") && s->end > 0 && gzdirect(s->stream))
+        if (ds_ends_with(current_path(s), ".gz") && s->end > 0 && gzdirect(s->stream))
             return ds_fail(DS_CORRUPT, "%s: not gzip data", current_path(s));
         if (s->end >= 3 && memcmp(window, "\xEF\xBB\xBF", 3) == 0)
             s->begin = 3;

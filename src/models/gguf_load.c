@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "models/gguf.h"
 #include "models/load.h"
+#include "program/state.h"
 
 enum { NAME_SIZE = 256 };
 
@@ -225,10 +226,6 @@ static const unsigned char *arrange(const loading *l, const ds_state_entry *e, a
     return l->arranged;
 }
 
-static size_t size_of(const ds_state_entry *e) {
-    return (size_t)ds_count(e->dims, e->rank) * ds_dtype_size(e->dtype);
-}
-
 static ds_status load_param(loading *l, const ds_state_entry *e) {
     char theirs[NAME_SIZE];
     const row *r = find_row(l->rows, e->name, theirs);
@@ -247,7 +244,7 @@ static ds_status load_param(loading *l, const ds_state_entry *e) {
     const ds_status status = ds_gguf_read(t, e->dtype, l->values);
     if (status != DS_OK)
         return ds_fail_within(status, "%s", ds_gguf_path(l->file));
-    return ds_state_write(l->state, e->name, arrange(l, e, r->arrangement), size_of(e));
+    return ds_state_write(l->state, e->name, arrange(l, e, r->arrangement), ds_state_entry_size(e));
 }
 
 static ds_status load_params(loading *l) {
@@ -274,8 +271,8 @@ static ds_status make_room(loading *l) {
     size_t largest = 1;
     for (size_t i = 0; i < ds_state_count(l->state); i++) {
         const ds_state_entry *e = ds_state_get(l->state, i);
-        if (e->is_param && size_of(e) > largest)
-            largest = size_of(e);
+        if (e->is_param && ds_state_entry_size(e) > largest)
+            largest = ds_state_entry_size(e);
     }
     l->values = ds_malloc(largest);
     l->arranged = ds_malloc(largest);

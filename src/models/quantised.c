@@ -39,31 +39,16 @@ int64_t ds_weight_code_columns(ds_weight_format f, int64_t n_in) {
     return f.bits == 8 ? n_in : (n_in + 7) / 8;
 }
 
-/* The least bf16 that is not below x ≥ 0. */
-static uint16_t bf16_above(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits >> 16) + ((bits & 0xFFFF) != 0));
-}
-
-static float largest(const float *w, int64_t n) {
-    float most = 0;
-    for (int64_t i = 0; i < n; i++)
-        most = isfinite(w[i]) ? fmaxf(most, fabsf(w[i])) : INFINITY;
-    return most;
-}
-
 static float code_of(float w, float scale, float low, float high) {
     const float q = scale > 0 ? nearbyintf(w / scale) : 0;
     return q < low ? low : q > high ? high : q;
 }
 
 static bool quantise_bytes(const float *w, int64_t n, int8_t *codes, uint16_t *scale) {
-    const float most = largest(w, n);
-    if (!isfinite(most))
+    const float step = ds_quantisation_scale(ds_row_magnitude(w, n), true);
+    if (!isfinite(step))
         return false;
-    *scale = bf16_above(most / 127);
-    const float step = ds_bf16_to_f32(*scale);
+    *scale = ds_f32_to_bf16(step); /* exactly */
     for (int64_t i = 0; i < n; i++)
         codes[i] = (int8_t)code_of(w[i], step, -127, 127);
     return true;
@@ -98,7 +83,7 @@ static bool quantise_words(const float *w, int64_t n, int64_t group, int32_t *co
                            uint16_t *scale) {
     for (int64_t first = 0, g = 0; first < n; first += group, g++) {
         const int64_t length = n - first < group ? n - first : group;
-        const float most = largest(w + first, length);
+        const float most = ds_row_magnitude(w + first, length);
         if (!isfinite(most))
             return false;
         scale[g] = best_scale(w + first, length, most);

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "program/state.h"
 
 enum { BUCKET_BYTES = 25 << 20, N_BUCKETS = 2 };
 
@@ -36,16 +37,9 @@ static bool is_gradient(const ds_state_entry *e) {
     return strncmp(e->name, DS_GRADIENT_PREFIX, sizeof DS_GRADIENT_PREFIX - 1) == 0;
 }
 
-static size_t size_of(const ds_state_entry *e) {
-    size_t n = ds_dtype_size(e->dtype);
-    for (int i = 0; i < e->rank; i++)
-        n *= (size_t)e->dims[i];
-    return n;
-}
-
 /* Pieces never cross from one bucket to the next. */
 static ds_status cut(ds_gradient_sync *s, const ds_state_entry *e, size_t *filled) {
-    for (size_t offset = 0, size = size_of(e); offset < size;) {
+    for (size_t offset = 0, size = ds_state_entry_size(e); offset < size;) {
         piece *grown = ds_grow(s->pieces, &s->capacity, s->n_pieces + 1, sizeof *grown);
         if (!grown)
             return DS_OUT_OF_MEMORY;
@@ -147,7 +141,7 @@ ds_status ds_gradient_sync_run(ds_gradient_sync *s) {
 
 static ds_status send_entry(ds_gradient_sync *s, const ds_state_entry *e, int root, char *buffer) {
     const bool is_root = ds_comm_rank(s->comm) == root;
-    for (size_t offset = 0, size = size_of(e); offset < size; offset += BUCKET_BYTES) {
+    for (size_t offset = 0, size = ds_state_entry_size(e); offset < size; offset += BUCKET_BYTES) {
         const size_t n = size - offset < BUCKET_BYTES ? size - offset : BUCKET_BYTES;
         if (is_root)
             DS_TRY(ds_state_read_at(s->state, e->name, offset, buffer, n));

@@ -3,13 +3,9 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/text.h"
 #include "graph/ops/ops.h"
 #include "passes/passes.h"
-
-static bool ends_with(const char *name, const char *suffix) {
-    const size_t length = strlen(name), n = strlen(suffix);
-    return length >= n && strcmp(name + length - n, suffix) == 0;
-}
 
 /* What a reader says of a parameter; looking rows up says nothing against products. */
 typedef enum reading { AS_OTHER, AS_TABLE, AS_ROWS, AS_COLUMNS } reading;
@@ -24,7 +20,7 @@ static reading reading_of(const ds_node *reader, int input) {
 }
 
 static ds_product_side side_of(const ds_node *x, unsigned readings) {
-    if (x->op != &ds_op_param || x->type.rank != 2 || ends_with(x->name, "gate.weight"))
+    if (x->op != &ds_op_param || x->type.rank != 2 || ds_ends_with(x->name, "gate.weight"))
         return DS_NO_PRODUCT;
     switch (readings) {
     case 1u << AS_ROWS: return DS_BY_ROWS;

@@ -271,28 +271,31 @@ ds_status ds_state_init(ds_state *state, uint64_t seed) {
 /* ---- reading and writing -----------------------------------------------------------------------
  */
 
-static ds_status find_sized(const ds_state *state, const char *name, size_t size_bytes,
-                            entry **out) {
+static ds_status find_entry(const ds_state *state, const char *name, entry **out) {
     const int64_t i = ds_state_find(state, name);
     if (i < 0)
         return ds_fail(DS_NOT_FOUND, "the state has no tensor \"%s\"", name);
     *out = &state->entries[i];
+    return DS_OK;
+}
+
+static ds_status find_sized(const ds_state *state, const char *name, size_t size_bytes,
+                            entry **out) {
+    DS_TRY(find_entry(state, name, out));
     if ((*out)->size_bytes != size_bytes)
         return ds_fail(DS_INVALID, "\"%s\" has %zu bytes, not %zu", name, (*out)->size_bytes,
                        size_bytes);
     return DS_OK;
 }
 
-ds_status ds_state_write(ds_state *state, const char *name, const void *data, size_t size_bytes) {
-    entry *e = NULL;
-    DS_TRY(find_sized(state, name, size_bytes, &e));
-    DS_TRY(check_writable(e));
-    DS_TRY(ds_state_allocate(state));
-    ds_backend *b = state->backend;
-    DS_TRY(b->ops->copy(b, DS_TO_DEVICE, e->memory, data, size_bytes, NULL));
-    if (e->public.is_param)
-        ds_state_touch(state);
-    return b->ops->synchronise(b, NULL);
+/* The entry, if it has these bytes. */
+static ds_status find_part(const ds_state *state, const char *name, size_t offset_bytes,
+                           size_t size_bytes, entry **out) {
+    DS_TRY(find_entry(state, name, out));
+    if (offset_bytes > (*out)->size_bytes || size_bytes > (*out)->size_bytes - offset_bytes)
+        return ds_fail(DS_INVALID, "\"%s\": bytes [%zu, +%zu) of %zu", name, offset_bytes,
+                       size_bytes, (*out)->size_bytes);
+    return DS_OK;
 }
 
 /* Bytes [offset, +size) of an entry. */
@@ -306,23 +309,28 @@ static ds_status read_part(const ds_state *state, const entry *e, size_t offset_
     return b->ops->synchronise(b, NULL);
 }
 
+static ds_status write_part(ds_state *state, const entry *e, size_t offset_bytes, const void *data,
+                            size_t size_bytes) {
+    DS_TRY(check_writable(e));
+    DS_TRY(ds_state_allocate(state));
+    ds_backend *b = state->backend;
+    char *to = (char *)e->memory + offset_bytes;
+    DS_TRY(b->ops->copy(b, DS_TO_DEVICE, to, data, size_bytes, NULL));
+    if (e->public.is_param)
+        ds_state_touch(state);
+    return b->ops->synchronise(b, NULL);
+}
+
 ds_status ds_state_read(const ds_state *state, const char *name, void *data, size_t size_bytes) {
     entry *e = NULL;
     DS_TRY(find_sized(state, name, size_bytes, &e));
     return read_part(state, e, 0, data, size_bytes);
 }
 
-/* The entry, if it has these bytes. */
-static ds_status find_part(const ds_state *state, const char *name, size_t offset_bytes,
-                           size_t size_bytes, entry **out) {
-    const int64_t i = ds_state_find(state, name);
-    if (i < 0)
-        return ds_fail(DS_NOT_FOUND, "the state has no tensor \"%s\"", name);
-    *out = &state->entries[i];
-    if (offset_bytes > (*out)->size_bytes || size_bytes > (*out)->size_bytes - offset_bytes)
-        return ds_fail(DS_INVALID, "\"%s\": bytes [%zu, +%zu) of %zu", name, offset_bytes,
-                       size_bytes, (*out)->size_bytes);
-    return DS_OK;
+ds_status ds_state_write(ds_state *state, const char *name, const void *data, size_t size_bytes) {
+    entry *e = NULL;
+    DS_TRY(find_sized(state, name, size_bytes, &e));
+    return write_part(state, e, 0, data, size_bytes);
 }
 
 ds_status ds_state_read_at(const ds_state *state, const char *name, size_t offset_bytes, void *data,
@@ -336,14 +344,7 @@ ds_status ds_state_write_at(ds_state *state, const char *name, size_t offset_byt
                             const void *data, size_t size_bytes) {
     entry *e = NULL;
     DS_TRY(find_part(state, name, offset_bytes, size_bytes, &e));
-    DS_TRY(check_writable(e));
-    DS_TRY(ds_state_allocate(state));
-    ds_backend *b = state->backend;
-    char *to = (char *)e->memory + offset_bytes;
-    DS_TRY(b->ops->copy(b, DS_TO_DEVICE, to, data, size_bytes, NULL));
-    if (e->public.is_param)
-        ds_state_touch(state);
-    return b->ops->synchronise(b, NULL);
+    return write_part(state, e, offset_bytes, data, size_bytes);
 }
 
 /* ---- parameters as their files have them ------------------------------------------------------

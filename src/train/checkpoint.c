@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "deepseek/safetensors.h"
 #include "program/stacked.h"
+#include "program/state.h"
 
 static const char MODEL_FILE[] = "model.safetensors";
 static const char OPTIMIZER_FILE[] = "optimizer.safetensors";
@@ -23,10 +24,6 @@ static bool is_saved(const ds_state_entry *e) {
     return e->is_param ||
            (strncmp(e->name, DS_GRADIENT_PREFIX, sizeof DS_GRADIENT_PREFIX - 1) != 0 &&
             strncmp(e->name, "cache/", 6) != 0);
-}
-
-static size_t size_of(const ds_state_entry *e) {
-    return ds_dtype_size(e->dtype) * (size_t)ds_count(e->dims, e->rank);
 }
 
 /* In how many tensors a file holds it: stacked parameters one by one, as Hugging Face does. */
@@ -130,8 +127,8 @@ static ds_status list_tensors(ds_checkpoint_writer *w, const ds_state *state, si
         w->n_entries++;
         w->entries[k].name = w->names[k];
         w->offsets[k] = *total;
-        w->stats.size_bytes += size_of(e);
-        *total += (size_of(e) + 63) / 64 * 64;
+        w->stats.size_bytes += ds_state_entry_size(e);
+        *total += (ds_state_entry_size(e) + 63) / 64 * 64;
     }
     return DS_OK;
 }
@@ -159,7 +156,7 @@ static ds_status take_snapshot(ds_checkpoint_writer *w, const ds_state *state, s
     }
     for (size_t i = 0; i < w->n_entries; i++)
         DS_TRY(ds_state_read(state, w->names[i], w->snapshot + w->offsets[i],
-                             size_of(&w->entries[i])));
+                             ds_state_entry_size(&w->entries[i])));
     return DS_OK;
 }
 
@@ -198,7 +195,7 @@ static size_t list_pieces(const ds_checkpoint_writer *w, bool params, piece *pie
 static ds_status write_piece(const ds_checkpoint_writer *w, ds_safetensors_writer *file,
                              size_t index, piece p, unsigned char **buffer, size_t *capacity) {
     const ds_state_entry *e = &w->entries[p.entry];
-    const size_t size = size_of(e) / n_parts(e), offset = p.part * size;
+    const size_t size = ds_state_entry_size(e) / n_parts(e), offset = p.part * size;
     if (!w->live)
         return ds_safetensors_writer_write(file, index, 0,
                                            w->snapshot + w->offsets[p.entry] + offset, size);
@@ -431,7 +428,7 @@ static ds_status check_tensor(const ds_safetensors_entry *want, const ds_safeten
 /* One tensor of the state, which the file may hold in parts. */
 static ds_status load_tensor(const ds_safetensors *file, const ds_state_entry *e, ds_state *state,
                              bool write) {
-    const size_t parts = n_parts(e), size = size_of(e) / parts;
+    const size_t parts = n_parts(e), size = ds_state_entry_size(e) / parts;
     unsigned char *whole = write && parts > 1 ? ds_malloc(size * parts) : NULL;
     const void *data = whole;
     ds_status status = write && parts > 1 && !whole ? DS_OUT_OF_MEMORY : DS_OK;

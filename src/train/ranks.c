@@ -57,9 +57,7 @@ ds_status ds_trainer_share_progress(ds_trainer *t) {
 ds_status ds_trainer_share_plan(ds_trainer *t) {
     if (ds_trainer_n_ranks(t) == 1)
         return DS_OK;
-    DS_TRY(tell(t, &t->progress.planned_steps, sizeof t->progress.planned_steps, "planned steps"));
-    return tell(t, &t->progress.planned_seconds, sizeof t->progress.planned_seconds,
-                "planned time");
+    return tell(t, &t->progress.planned_steps, sizeof t->progress.planned_steps, "planned steps");
 }
 
 ds_status ds_trainer_join_batch(ds_trainer *t) {

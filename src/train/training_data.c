@@ -17,11 +17,6 @@
 
 /* ---- tokenizer --------------------------------------------------------------------------- */
 
-static bool ends_with(const char *path, const char *ending) {
-    const size_t n = strlen(path), m = strlen(ending);
-    return n >= m && strcmp(path + n - m, ending) == 0;
-}
-
 /* The tokenizer.json in the folder of the first training data, or in that data if it is a folder;
  * "" where there is none. */
 static void find_tokenizer(const ds_train_config *c, char out[PATH_MAX]) {
@@ -42,8 +37,8 @@ static ds_status find_tokenizer_json(ds_trainer *t, const char *path) {
     snprintf(t->tokenizer_path, PATH_MAX, "%s", path);
     if (ds_folder_exists(path))
         snprintf(t->tokenizer_path, PATH_MAX, "%s/tokenizer.json", path);
-    const bool is_pair = ends_with(path, "encoder.json") || ends_with(path, "vocab.json");
-    if (ends_with(t->tokenizer_path, ".json") && !is_pair && ds_file_exists(t->tokenizer_path))
+    const bool is_pair = ds_ends_with(path, "encoder.json") || ds_ends_with(path, "vocab.json");
+    if (ds_ends_with(t->tokenizer_path, ".json") && !is_pair && ds_file_exists(t->tokenizer_path))
         return DS_OK;
     DS_TRY(ds_folder_make(t->config->checkpoint.directory));
     snprintf(t->tokenizer_path, PATH_MAX, "%s/tokenizer.json", t->config->checkpoint.directory);
@@ -139,7 +134,7 @@ static bool is_token_file(const char *path) {
     char with_ending[PATH_MAX];
     for (int i = 0; i < 2; i++) {
         snprintf(with_ending, sizeof with_ending, "%s%s", path, endings[i]);
-        if (ends_with(path, endings[i]) || ds_file_exists(with_ending))
+        if (ds_ends_with(path, endings[i]) || ds_file_exists(with_ending))
             return true;
     }
     return false;

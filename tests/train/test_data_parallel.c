@@ -56,7 +56,7 @@ static void *run_rank(void *context) {
     return NULL;
 }
 
-/* Ranks for which `stops` is set ask for the end at once. */
+/* Ranks for which `stop_early` is set ask for the end at once. */
 static void run_ranks(rank_run *ranks, int n_ranks, const char *folder,
                       const char *const *overrides, size_t n) {
     ds_comm *comms[MOST_RANKS];
