@@ -1,5 +1,5 @@
 /* Generating text as the server does it: one request after another through the executor.
- *     bench_generate MODEL [--threads N] [--dtype NAME] [--precision fp32|bf16]  < CASES
+ *     bench_generate MODEL [--name NAME] [--threads N] [--dtype NAME] [--precision fp32|bf16]  < CASES
  * A case is a line; each is answered by one line of JSON:
  *     decode N     N tokens after a short prompt; the time from the first to the last
  *     prefill N    the time from a prompt of N tokens to the first token
@@ -61,7 +61,7 @@ static size_t weight_bytes(const bench *b, bool read) {
     return total;
 }
 
-/* The type of most weights. */
+/* The type asked for, else that of most weights. */
 static const char *stored_as(const bench *b) {
     const ds_state *state = ds_model_get_state(b->model);
     size_t bytes[DS_DTYPES] = {0};
@@ -75,15 +75,15 @@ static const char *stored_as(const bench *b) {
     return ds_dtype_name((ds_dtype)most);
 }
 
-static void open_bench(bench *b, const char *folder, const ds_model_opts *opts,
+static void open_bench(bench *b, const char *folder, const char *name, const ds_model_opts *opts,
                        ds_precision precision) {
     check(ds_model_from_pretrained(folder, *opts, &b->model));
     /* one stream: once a request counts as finished, all of its tokens have been told */
     const ds_async_executor_opts o = {
         .max_batch_size = 1, .stream_count = 1, .precision = precision};
     check(ds_async_executor_new(b->model, o, &b->executor));
-    b->name = ds_model_get_name(b->model);
-    snprintf(b->who, sizeof b->who, "ours %s%s", stored_as(b),
+    b->name = name ? name : ds_model_get_name(b->model);
+    snprintf(b->who, sizeof b->who, "ours %s%s", opts->dtype ? opts->dtype : stored_as(b),
              precision == DS_PRECISION_BF16 ? ", bf16" : "");
     b->threads = ds_backend_get_info(b->model->backend)->n_threads;
 }
@@ -216,27 +216,31 @@ static bool run_case(bench *b, const char *line) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {{"threads", required_argument, NULL, 't'},
+    static const struct option options[] = {{"name", required_argument, NULL, 'n'},
+                                            {"threads", required_argument, NULL, 't'},
                                             {"dtype", required_argument, NULL, 'd'},
                                             {"precision", required_argument, NULL, 'p'},
                                             {0}};
     ds_model_opts opts = {0};
+    const char *name = NULL;
     ds_precision precision = DS_PRECISION_FULL;
     bool usable = true;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;)
         switch (o) {
+        case 'n': name = optarg; break;
         case 't': opts.n_threads = atoi(optarg); break;
         case 'd': opts.dtype = optarg; break;
         case 'p': precision = *optarg == 'b' ? DS_PRECISION_BF16 : DS_PRECISION_FULL; break;
         default: usable = false;
         }
     if (!usable || optind + 1 != argc) {
-        fputs("usage: bench_generate MODEL [--threads N] [--dtype NAME] [--precision fp32|bf16]\n",
+        fputs("usage: bench_generate MODEL [--name NAME] [--threads N] [--dtype NAME] "
+              "[--precision fp32|bf16]\n",
               stderr);
         return 2;
     }
     bench b = {0};
-    open_bench(&b, argv[optind], &opts, precision);
+    open_bench(&b, argv[optind], name, &opts, precision);
     puts("ready");
     fflush(stdout);
     char line[64];

@@ -18,26 +18,39 @@ gguf_of() {
     "$python" bench/peers/llama_to_gguf.py "$models/$1" "$work/gguf.$2.gguf" "$2" && mv "$work/gguf.$2.gguf" "$models/$1.$2.gguf"
 }
 
-# in_turn SHAPE ROUNDS CASE…: every case of each round by ours, llama.cpp and transformers in turn.
+# Weights of so many bits: by what names ours and llama.cpp's go.
+ours_of() {
+    case "$1" in 16) echo bf16 ;; 8) echo int8 w8a16 ;; 4) echo int4-32 ;; esac
+}
+llama_cpp_of() {
+    case "$1" in 16) echo bf16 f16 ;; 8) echo q8_0 ;; 4) echo q4_0 ;; esac
+}
+
+# in_turn SHAPE BITS ROUNDS CASE…: every case of each round by ours, llama.cpp and transformers in turn.
 in_turn() {
-    shape="$1" round="$2"
-    shift 2
+    shape="$1" bits="$2" round="$3"
+    shift 3
     model_of "$shape"
+    name="$shape, $bits bits"
     while [ "$round" -gt 0 ]; do
         printf '%s\n' "$@"
         round=$((round - 1))
     done >"$work/cases"
-    set -- "$programs/bench_generate" "$models/$shape" --threads "$threads"
+    set --
+    for type in $(ours_of "$bits"); do
+        [ $# -eq 0 ] || set -- "$@" ++
+        set -- "$@" "$programs/bench_generate" "$models/$shape" --name "$name" --threads "$threads" --dtype "$type"
+    done
     if [ -n "$llama_cpp" ]; then
-        for type in bf16 f16; do
+        for type in $(llama_cpp_of "$bits"); do
             gguf_of "$shape" "$type" || continue
-            set -- "$@" ++ "$python" bench/peers/llama_cpp_generate.py "$models/$shape.$type.gguf" "$shape" --threads "$threads"
+            set -- "$@" ++ "$python" bench/peers/llama_cpp_generate.py "$models/$shape.$type.gguf" "$name" --threads "$threads"
         done
     fi
-    [ -z "$transformers" ] ||
-        set -- "$@" ++ "$python" bench/peers/transformers_generate.py "$models/$shape" "$shape" --threads "$threads"
-    say "$shape"
-    "$programs/bench_in_turn" "$@" <"$work/cases" >>"$lines" || say "$shape failed"
+    [ -z "$transformers" ] || [ "$bits" != 16 ] ||
+        set -- "$@" ++ "$python" bench/peers/transformers_generate.py "$models/$shape" "$name" --threads "$threads"
+    say "$name"
+    "$programs/bench_in_turn" "$@" <"$work/cases" >>"$lines" || say "$name failed"
 }
 
 llama_cpp="" transformers=""

@@ -8,7 +8,7 @@ alone=1
 . bench/generate.sh
 [ $# -gt 0 ] || set -- smollm2-135m llama-1b
 for shape; do
-    in_turn "$shape" 1 "prefill 512" "decode 64" resident
+    in_turn "$shape" 16 1 "prefill 512" "decode 64" resident
     for round in $(seq "${rounds:-3}"); do
         say "start $round of ${rounds:-3}"
         # the server ends by itself when nobody reads what it prints

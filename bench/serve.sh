@@ -39,7 +39,7 @@ load ours "$(grep -o 'http://[^ ]*' "$work/serving")"
 stop
 if [ -n "${LLAMA_SERVER:-}" ] && [ -n "${LLAMA_MODEL:-}" ]; then
     say "llama-server"
-    port=$((20000 + $$ % 20000))
+    port=$((20000 + $$ % 12000))
     "$LLAMA_SERVER" -m "$LLAMA_MODEL" --port "$port" -t "$threads" -np 32 -c $((32 * (prefix + answer + 64))) \
         >"$work/said" 2>&1 &
     pid=$!

@@ -54,9 +54,10 @@ END {
             work = bytes[key] ? bytes[key] : flops[key]
             printf "  %-36s %10s %10.1f %10.1f %8.1f%%\n", names[i], seconds_text(s), tokens[key] / s, work / s / 1e9,
                 limit ? 100 * limit / s : 0
-            if (substr(names[i], 1, 5) == "ours ")
-                ours = s
-            else if (!best || s < best)
+            if (substr(names[i], 1, 5) == "ours ") {
+                if (!ours || s < ours)
+                    ours = s
+            } else if (!best || s < best)
                 best = s
         }
         if (limit)

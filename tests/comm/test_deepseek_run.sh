@@ -24,6 +24,14 @@ try() { # STATUS ARGUMENT…: deepseek-run ends with STATUS; what it prints is i
 says() { # PATTERN
     grep -q -- "$1" "$dir/out" || fail "nothing says: $1"
 }
+free_port() { # one that nothing has now, below those that the kernel gives to connections
+    local port
+    while :; do
+        port=$((10000 + RANDOM % 20000))
+        grep -q ":$(printf %04X $port) " /proc/net/tcp /proc/net/tcp6 || break
+    done
+    echo $port
+}
 
 # ---- the launcher alone
 try 0 --help
@@ -83,7 +91,7 @@ NCCL_SOCKET_NTHREADS=0 try 0 -n 2 "$rank" check
 NCCL_SOCKET_IFNAME=nonsense9 try 1 -n 2 "$rank" groups
 says 'no network interface "nonsense9"'
 # two launchers of two ranks each are one run
-port=$((20000 + RANDOM % 20000))
+port=$(free_port)
 DS_STORE_TOKEN=secret "$run" -n 2 --nnodes 2 --node-rank 1 --store 127.0.0.1:$port "$rank" check >"$dir/second" 2>&1 &
 pid=$!
 DS_STORE_TOKEN=secret try 0 -n 2 --nnodes 2 --node-rank 0 --store 127.0.0.1:$port "$rank" check
@@ -101,16 +109,17 @@ others() { # VARIABLES…: two ranks by these variables, R stands for the rank
     [ $status = 0 ] || fail "ranks started by $*"
 }
 : >"$dir/out"
-port=$((port + 1)); others RANK=R_ WORLD_SIZE=2 LOCAL_RANK=R_
-port=$((port + 1)); others SLURM_PROCID=R_ SLURM_NTASKS=2 SLURM_JOB_ID=77
-port=$((port + 1)); others OMPI_COMM_WORLD_RANK=R_ OMPI_COMM_WORLD_SIZE=2
-port=$((port + 1)); others PMI_RANK=R_ PMI_SIZE=2
-port=$((port + 1)); others JOB_COMPLETION_INDEX=R_ WORLD_SIZE=2
+port=$(free_port); others RANK=R_ WORLD_SIZE=2 LOCAL_RANK=R_
+port=$(free_port); others SLURM_PROCID=R_ SLURM_NTASKS=2 SLURM_JOB_ID=77
+port=$(free_port); others OMPI_COMM_WORLD_RANK=R_ OMPI_COMM_WORLD_SIZE=2
+port=$(free_port); others PMI_RANK=R_ PMI_SIZE=2
+port=$(free_port); others JOB_COMPLETION_INDEX=R_ WORLD_SIZE=2
 # a stranger without the token is refused
-RANK=0 WORLD_SIZE=2 DS_STORE_TOKEN=right MASTER_ADDR=127.0.0.1 MASTER_PORT=$((port + 1)) \
+port=$(free_port)
+RANK=0 WORLD_SIZE=2 DS_STORE_TOKEN=right MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
     DS_COMM_TIMEOUT_S=3 "$rank" groups >"$dir/first" 2>&1 &
 pid=$!
-RANK=1 WORLD_SIZE=2 DS_STORE_TOKEN=wrong MASTER_ADDR=127.0.0.1 MASTER_PORT=$((port + 1)) \
+RANK=1 WORLD_SIZE=2 DS_STORE_TOKEN=wrong MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
     "$rank" groups >"$dir/out" 2>&1 && fail "a wrong token is let in"
 says 'the token of the job is another one'
 wait $pid && fail "a run without its rank 1 ends well"
