@@ -32,3 +32,8 @@ const ds_backend_info *ds_backend_get_info(const ds_backend *backend) {
 double ds_backend_peak_flops(ds_backend *backend, ds_dtype dtype) {
     return backend->ops->peak_flops ? backend->ops->peak_flops(backend, dtype) : 0;
 }
+
+void ds_backend_rest(ds_backend *b) {
+    if (b->ops->rest)
+        b->ops->rest(b);
+}

@@ -34,6 +34,9 @@ typedef struct ds_backend_ops {
     void (*release)(ds_backend *b, ds_space space, void *memory, size_t size_bytes);
     /* Fresh device memory of which only what is written shall take room. NULL: all does. */
     void (*use_in_parts)(ds_backend *b, void *memory, size_t size_bytes);
+    /* The calling thread runs nothing for now: what waits for its programs may rest, so as not to
+     * be in the way of another thread's. NULL: nothing waits. */
+    void (*rest)(ds_backend *b);
     ds_status (*copy)(ds_backend *b, ds_copy kind, void *to, const void *from, size_t size_bytes,
                       ds_stream *stream);
     ds_status (*stream_new)(ds_backend *b, ds_stream **out);
@@ -60,6 +63,8 @@ struct ds_backend {
 
 typedef ds_status ds_backend_opener(ds_backend_opts opts, ds_backend **out);
 ds_backend_opener ds_backend_open_ref, ds_backend_open_cpu;
+
+void ds_backend_rest(ds_backend *b); /* see rest */
 
 /* ref/ref.c: runs op->reference on host tensors of any dtype and strides. The kernel that every
  * host backend falls back to. */

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backend/backend.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
@@ -437,6 +438,7 @@ ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts o,
         e->longest = o.max_seq_len;
     e->stats.last_step_s = ds_clock_s();
     ds_status status = prepare(e, &o);
+    ds_backend_rest(model->backend);
     if (status == DS_OK) {
         e->has_thread = pthread_create(&e->thread, NULL, work, e) == 0;
         status = e->has_thread ? DS_OK : ds_fail(DS_OUT_OF_MEMORY, "no thread could be started");

@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "base/alloc.h"
 #include "base/error.h"
+#include "infer/model.h"
 #include "serve/exchange.h"
 
 /* ---- the request ------------------------------------------------------------------------------
@@ -358,6 +360,7 @@ static void *run(void *context) {
         job *jobs = take_jobs(w);
         pthread_mutex_unlock(&w->lock);
         work_on(w, jobs);
+        ds_backend_rest(w->model->backend);
         pthread_mutex_lock(&w->lock);
     }
     pthread_mutex_unlock(&w->lock);
@@ -375,6 +378,7 @@ ds_status ds_embedding_worker_new(ds_model *model, const char *name, int max_que
     w->last = &w->first;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->work, NULL);
+    ds_backend_rest(model->backend);
     w->has_thread = pthread_create(&w->thread, NULL, run, w) == 0;
     if (!w->has_thread) {
         ds_embedding_worker_free(w);

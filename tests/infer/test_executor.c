@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
@@ -653,9 +654,41 @@ static void a_cache_of_bytes_answers_alike(void **unused) {
     assert_int_equal(block_bytes[1] * 32, block_bytes[0] * 12);
 }
 
+static int n_tasks(void) {
+    int n = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    assert_non_null(tasks);
+    while (readdir(tasks))
+        n++;
+    closedir(tasks);
+    return n;
+}
+
+/* libgomp's threads stop waiting for each other where all teams together have more of them than
+ * there are processors. */
+static void who_opened_the_model_keeps_no_threads(void **unused) {
+    (void)unused;
+#ifdef __clang__
+    skip(); /* libomp's stay, asleep */
+#endif
+    ds_model *m = open_model("llama");
+    ds_async_executor *e = NULL;
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    const int before = n_tasks();
+#pragma omp parallel num_threads(3)
+    { assert_true(n_tasks() > 0); }
+    assert_int_equal(n_tasks(), before + 2);
+    ds_async_executor_free(e);
+    require(ds_async_executor_new(m, (ds_async_executor_opts){0}, &e));
+    assert_int_equal(n_tasks(), before);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_cache_of_bytes_answers_alike),
+        cmocka_unit_test(who_opened_the_model_keeps_no_threads),
         cmocka_unit_test(answers_are_as_alone),
         cmocka_unit_test(drawn_answers_are_as_alone),
         cmocka_unit_test(short_caches_only_take_longer),
