@@ -124,6 +124,10 @@ static const row *rows_of(ds_architecture architecture) {
 static const char *const other_tensors[] = {"rope_freqs.weight", "cls.weight", "cls.bias",
                                             "cls.output.weight", "cls.output.bias"};
 
+/* The first only looks, so that a bad file changes nothing. Whatever stays in the file is told
+ * before the first copy, which makes room for all the rest. */
+typedef enum load_pass { CHECK, BORROW, COPY } load_pass;
+
 typedef struct loading {
     const ds_gguf *file;
     const ds_model_config *config;
@@ -131,7 +135,8 @@ typedef struct loading {
     ds_state *state;
     bool *used;                       /* by the tensors' places in the file's list */
     unsigned char *values, *arranged; /* of the largest parameter */
-    bool write; /* the first pass only checks, so that a bad file changes nothing */
+    load_pass pass;
+    bool *is_borrowed; /* by entry of the state; NULL: everything is copied */
 } loading;
 
 /* Whether name is the pattern with a number in place of its #; then *number. */
@@ -208,17 +213,19 @@ static void part_pairs(const unsigned char *from, unsigned char *to, int64_t row
     }
 }
 
+static bool is_paired(const loading *l, arrangement how) {
+    const ds_architecture a = l->config->architecture;
+    return (how == PAIRED_Q || how == PAIRED_K) &&
+           (a == DS_LLAMA || a == DS_MISTRAL || a == DS_MOE);
+}
+
 /* The values as the state wants them; either buffer. */
 static const unsigned char *arrange(const loading *l, const ds_state_entry *e, arrangement how) {
     const size_t element = ds_dtype_size(e->dtype);
     const int64_t columns = e->rank > 1 ? e->dims[1] : 1;
-    const bool is_paired =
-        (how == PAIRED_Q || how == PAIRED_K) &&
-        (l->config->architecture == DS_LLAMA || l->config->architecture == DS_MISTRAL ||
-         l->config->architecture == DS_MOE);
     if (how == TRANSPOSED)
         transpose(l->values, l->arranged, e->dims[0], columns, element);
-    else if (is_paired)
+    else if (is_paired(l, how))
         part_pairs(l->values, l->arranged, e->dims[0], (size_t)columns * element,
                    l->config->head_dim);
     else
@@ -226,7 +233,28 @@ static const unsigned char *arrange(const loading *l, const ds_state_entry *e, a
     return l->arranged;
 }
 
-static ds_status load_param(loading *l, const ds_state_entry *e) {
+/* DS_DTYPES for quantised blocks and what else the state has no type for. */
+static ds_dtype dtype_of(const ds_gguf_tensor *t) {
+    static const struct {
+        const char *name;
+        ds_dtype dtype;
+    } floats[] = {{"F32", DS_F32}, {"BF16", DS_BF16}, {"F16", DS_F16}};
+    for (size_t i = 0; i < sizeof floats / sizeof *floats; i++)
+        if (strcmp(t->type->name, floats[i].name) == 0)
+            return floats[i].dtype;
+    return DS_DTYPES;
+}
+
+/* Whether entry i may lie in the file, as it is there. */
+static bool borrow(const loading *l, size_t i, const ds_gguf_tensor *t, arrangement how) {
+    const ds_state_entry *e = ds_state_get(l->state, i);
+    return how != TRANSPOSED && !is_paired(l, how) && dtype_of(t) == e->dtype &&
+           (uintptr_t)t->data % ds_dtype_size(e->dtype) == 0 &&
+           ds_state_borrow(l->state, i, t->data);
+}
+
+static ds_status load_param(loading *l, size_t i) {
+    const ds_state_entry *e = ds_state_get(l->state, i);
     char theirs[NAME_SIZE];
     const row *r = find_row(l->rows, e->name, theirs);
     if (!r)
@@ -239,7 +267,10 @@ static ds_status load_param(loading *l, const ds_state_entry *e) {
     if (!has_shape(t, e, r->arrangement == TRANSPOSED))
         return refuse_shape(l, t, e);
     l->used[t - ds_gguf_at(l->file, 0)] = true;
-    if (!l->write && t->type->decode)
+    if (l->pass == BORROW)
+        l->is_borrowed[i] = borrow(l, i, t, r->arrangement);
+    if (l->pass == BORROW || (l->pass == CHECK && t->type->decode) ||
+        (l->is_borrowed && l->is_borrowed[i]))
         return DS_OK;
     const ds_status status = ds_gguf_read(t, e->dtype, l->values);
     if (status != DS_OK)
@@ -247,10 +278,11 @@ static ds_status load_param(loading *l, const ds_state_entry *e) {
     return ds_state_write(l->state, e->name, arrange(l, e, r->arrangement), ds_state_entry_size(e));
 }
 
-static ds_status load_params(loading *l) {
+static ds_status load_params(loading *l, load_pass pass) {
+    l->pass = pass;
     for (size_t i = 0; i < ds_state_count(l->state); i++)
         if (ds_state_get(l->state, i)->is_param)
-            DS_TRY(load_param(l, ds_state_get(l->state, i)));
+            DS_TRY(load_param(l, i));
     return DS_OK;
 }
 
@@ -267,7 +299,7 @@ static ds_status refuse_leftovers(loading *l) {
     return DS_OK;
 }
 
-static ds_status make_room(loading *l) {
+static ds_status make_room(loading *l, bool borrows) {
     size_t largest = 1;
     for (size_t i = 0; i < ds_state_count(l->state); i++) {
         const ds_state_entry *e = ds_state_get(l->state, i);
@@ -277,26 +309,29 @@ static ds_status make_room(loading *l) {
     l->values = ds_malloc(largest);
     l->arranged = ds_malloc(largest);
     l->used = ds_calloc(ds_gguf_count(l->file) + 1, sizeof *l->used);
-    return l->values && l->arranged && l->used ? DS_OK : DS_OUT_OF_MEMORY;
+    if (borrows)
+        l->is_borrowed = ds_calloc(ds_state_count(l->state) + 1, sizeof *l->is_borrowed);
+    return l->values && l->arranged && l->used && (l->is_borrowed || !borrows) ? DS_OK
+                                                                               : DS_OUT_OF_MEMORY;
 }
 
-ds_status ds_gguf_model_load(const char *path, const ds_model_config *config, ds_state *state) {
-    ds_gguf *file = NULL;
-    DS_TRY(ds_gguf_open(path, &file));
+ds_status ds_gguf_model_load(const ds_gguf *file, const ds_model_config *config, bool borrows,
+                             ds_state *state) {
     loading l = {
         .file = file, .config = config, .state = state, .rows = rows_of(config->architecture)};
-    ds_status status = make_room(&l);
+    ds_status status = make_room(&l, borrows);
     if (status == DS_OK)
-        status = load_params(&l);
+        status = load_params(&l, CHECK);
     if (status == DS_OK)
         status = refuse_leftovers(&l);
-    l.write = true;
+    if (status == DS_OK && borrows)
+        status = load_params(&l, BORROW);
     if (status == DS_OK)
-        status = load_params(&l);
+        status = load_params(&l, COPY);
+    free(l.is_borrowed);
     free(l.values);
     free(l.arranged);
     free(l.used);
-    ds_gguf_close(file);
     return status;
 }
 
@@ -304,7 +339,6 @@ ds_dtype ds_gguf_param_dtype(const ds_gguf *file, const ds_model_config *config,
     char theirs[NAME_SIZE];
     const row *r = find_row(rows_of(config->architecture), name, theirs);
     const ds_gguf_tensor *t = r ? ds_gguf_find(file, theirs) : NULL;
-    if (!t || strcmp(t->type->name, "F32") == 0)
-        return DS_F32;
-    return strcmp(t->type->name, "BF16") == 0 ? DS_BF16 : DS_F16;
+    const ds_dtype dtype = t ? dtype_of(t) : DS_F32;
+    return dtype == DS_DTYPES ? DS_F16 : dtype;
 }

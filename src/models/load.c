@@ -345,11 +345,19 @@ bool ds_model_has_heads(const char *path, const ds_model_config *config) {
     return all;
 }
 
+static ds_status load_gguf(const char *path, const ds_model_config *config, ds_state *state) {
+    ds_gguf *file = NULL;
+    DS_TRY(ds_gguf_open(path, &file));
+    const ds_status status = ds_gguf_model_load(file, config, false, state);
+    ds_gguf_close(file);
+    return status;
+}
+
 ds_status ds_model_load(const char *path, const ds_model_config *config, ds_state *state) {
     if (ds_llama2c_is(path))
         return ds_llama2c_load(path, state);
     if (ds_gguf_is(path))
-        return ds_gguf_model_load(path, config, state);
+        return load_gguf(path, config, state);
     ds_safetensors *file = NULL;
     DS_TRY(ds_safetensors_open(path, &file));
     loading l = {.file = file, .config = config, .state = state};
@@ -523,50 +531,62 @@ static ds_status declare_stored(loading *l, const ds_graph *g, const ds_storage 
     return status;
 }
 
-static void close_file(void *file) {
+static void close_safetensors(void *file) {
     ds_safetensors_close(file);
 }
 
-/* Formats whose readers convert floats, one tensor after the other, and quantise nothing. */
-static ds_status load_converted(const char *path, const ds_model_config *config, const ds_graph *g,
-                                const ds_storage *storage, ds_state *state) {
-    loading l = {.config = config, .state = state};
-    const bool is_llama2c = ds_llama2c_is(path);
-    if (storage->weights.bits)
-        return ds_fail(DS_UNSUPPORTED, "%s: weights of %s cannot be kept as \"%s\"", path,
-                       is_llama2c ? "llama2.c's .bin" : "a GGUF file", storage->name);
-    ds_gguf *gguf = NULL;
-    if (!is_llama2c)
-        DS_TRY(ds_gguf_open(path, &gguf));
-    l.gguf = gguf;
-    const ds_status status = declare_stored(&l, g, storage);
-    free(l.quantised);
-    ds_gguf_close(gguf);
+static void close_gguf(void *file) {
+    ds_gguf_close(file);
+}
+
+/* Lets the state own a file that its entries borrow; closed where that fails. */
+static ds_status keep(ds_state *state, void *file, void (*close)(void *file)) {
+    const ds_status status = ds_state_keep(state, file, close);
     if (status != DS_OK)
-        return status;
-    return is_llama2c ? ds_llama2c_load(path, state) : ds_gguf_model_load(path, config, state);
+        close(file);
+    return status;
+}
+
+static ds_status load_llama2c(loading *l, const char *path, const ds_graph *g,
+                              const ds_storage *storage) {
+    DS_TRY(declare_stored(l, g, storage));
+    return ds_llama2c_load(path, l->state);
+}
+
+static ds_status load_stored_gguf(loading *l, const char *path, const ds_graph *g,
+                                  const ds_storage *storage) {
+    ds_gguf *file = NULL;
+    DS_TRY(ds_gguf_open(path, &file));
+    DS_TRY(keep(l->state, file, close_gguf));
+    l->gguf = file;
+    DS_TRY(declare_stored(l, g, storage));
+    return ds_gguf_model_load(file, l->config, true, l->state);
+}
+
+static ds_status load_stored_safetensors(loading *l, const char *path, const ds_graph *g,
+                                         const ds_storage *storage) {
+    ds_safetensors *file = NULL;
+    DS_TRY(ds_safetensors_open(path, &file));
+    DS_TRY(keep(l->state, file, close_safetensors));
+    l->file = file;
+    DS_TRY(declare_stored(l, g, storage));
+    DS_TRY(load(l, true));
+    ds_state_quantise_inputs(l->state, storage->inputs == DS_INPUTS_OF_FILE
+                                           ? l->config->int8_inputs
+                                           : storage->inputs == DS_INPUTS_INT8);
+    return DS_OK;
 }
 
 ds_status ds_model_load_stored(const char *path, const ds_model_config *config, const ds_graph *g,
                                const ds_storage *storage, ds_state *state) {
     loading l = {.config = config, .state = state};
-    if (ds_llama2c_is(path) || ds_gguf_is(path))
-        return load_converted(path, config, g, storage, state);
-    ds_safetensors *file = NULL;
-    DS_TRY(ds_safetensors_open(path, &file));
-    l.file = file;
-    ds_status status = ds_state_keep(state, file, close_file);
-    if (status != DS_OK) {
-        ds_safetensors_close(file);
-        return status;
-    }
-    status = declare_stored(&l, g, storage);
-    if (status == DS_OK)
-        status = load(&l, true);
+    const bool is_llama2c = ds_llama2c_is(path), is_gguf = !is_llama2c && ds_gguf_is(path);
+    if (storage->weights.bits && (is_llama2c || is_gguf)) /* their readers quantise nothing */
+        return ds_fail(DS_UNSUPPORTED, "%s: weights of %s cannot be kept as \"%s\"", path,
+                       is_llama2c ? "llama2.c's .bin" : "a GGUF file", storage->name);
+    const ds_status status = is_llama2c ? load_llama2c(&l, path, g, storage)
+                             : is_gguf  ? load_stored_gguf(&l, path, g, storage)
+                                        : load_stored_safetensors(&l, path, g, storage);
     free(l.quantised);
-    const bool int8_inputs = storage->inputs == DS_INPUTS_OF_FILE
-                                 ? config->int8_inputs
-                                 : storage->inputs == DS_INPUTS_INT8;
-    ds_state_quantise_inputs(state, int8_inputs);
     return status;
 }

@@ -3,6 +3,7 @@
 #define DS_MODELS_LOAD_H
 
 #include <stddef.h>
+#include "base/gguf.h"
 #include "deepseek/models.h"
 #include "deepseek/safetensors.h"
 
@@ -27,8 +28,10 @@ ds_status ds_llama2c_load(const char *path, ds_state *state);
  * good for ds_model_build_hidden alone. */
 bool ds_model_has_heads(const char *path, const ds_model_config *config);
 
-/* GGUF. */
+/* GGUF. With `borrows` what lies in the file as the state wants it stays there: the file must live
+ * as long as the state. */
 ds_status ds_gguf_model_config(const char *path, ds_model_config *out);
-ds_status ds_gguf_model_load(const char *path, const ds_model_config *config, ds_state *state);
+ds_status ds_gguf_model_load(const ds_gguf *file, const ds_model_config *config, bool borrows,
+                             ds_state *state);
 
 #endif
