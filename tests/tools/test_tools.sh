@@ -65,6 +65,21 @@ echo "wrong input is refused by name"
 refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
 refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
+refuse 2 "no such file" $train data.tokenizer=/nowhere.json
+
+echo "a plan needs no data"
+$train --dry-run >"$dir/out"
+! grep -q "not checked" "$dir/out" || fail "--dry-run does not look at data that are there"
+for key in train tokenizer validation; do
+    $train --dry-run data.validation_fraction=0 data.$key=/nowhere >"$dir/out" || fail "--dry-run wants data"
+    grep -q "^total" "$dir/out" || fail "--dry-run without data.$key: no plan"
+    grep -q "not checked: /nowhere is missing" "$dir/out" || fail "--dry-run does not say that data.$key is missing"
+done
+refuse 2 "data.task" $train --dry-run data.train=/nowhere data.task=masked_lm
+(cd "$(dirname "$0")/../.." && "$bin/deepseek-train" --config configs/gpt2-124m.yaml --dry-run) >"$dir/out" ||
+    fail "README's --dry-run: $(cat "$dir/out")"
+grep -q "^model .*gpt2, 124" "$dir/out" || fail "README's --dry-run: $(cat "$dir/out")"
+
 $train --print-graph kernels.fused_attention=false >"$dir/out"
 grep -q "^%.* = softmax " "$dir/out" || fail "fused_attention: false: no softmax over scores"
 ! sed '1,/^# after unfuse_attention$/d' "$dir/out" | grep -q "attention " ||
