@@ -13,7 +13,7 @@ refuse() {
     status=0
     "$@" >"$dir/out" 2>"$dir/err" || status=$?
     [ "$status" -eq "$want" ] || fail "$* ended with $status, not $want: $(cat "$dir/err")"
-    grep -qF "$text" "$dir/err" || fail "$* does not say \"$text\": $(cat "$dir/err")"
+    grep -qF -- "$text" "$dir/err" || fail "$* does not say \"$text\": $(cat "$dir/err")"
 }
 
 for i in $(seq 1 400); do
@@ -95,6 +95,17 @@ $train --print-graph=dot >"$dir/out"
 grep -q "matmul.*FLOP.* moved" "$dir/out" || fail "--print-graph=dot: no cost"
 [ "$(grep -c '^digraph' "$dir/out")" -eq "$(grep -c '^}$' "$dir/out")" ] || fail "--print-graph=dot: braces"
 refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
+for no_model in text.txt model/model.safetensors; do
+    refuse 1 "$no_model: is no model; expected a folder with config.json" \
+        "$bin/deepseek-generate" --model "$dir/$no_model" --prompt x
+done
+echo '# none' >"$dir/config.json"
+refuse 1 "config.json:1:1: '[' or '{' expected" "$bin/deepseek-generate" --model "$dir/config.json" --prompt x
+rm "$dir/config.json"
+for tool in "generate --prompt x" "serve --port 0"; do
+    # shellcheck disable=SC2086 # options
+    refuse 1 "--speculate: nowhere: no such file" "$bin/deepseek-"$tool --model "$dir/run" --speculate nowhere
+done
 refuse 2 "max-tokens 1.5: should be a whole number" "$bin/deepseek-generate" --model x -n 1.5
 refuse 2 "temperature warm: should be a number" "$bin/deepseek-generate" --model x --temperature warm
 refuse 2 "seq 0x10: should be a whole number" "$bin/deepseek-plan" --model tiny --seq 0x10
