@@ -26,18 +26,10 @@ field("case") != "" {
     took[key, field("who"), ++n[key, field("who")]] = field("seconds") + 0
 }
 
-function median_of(key, who,    count, i, j, swap, list) {
-    count = n[key, who]
-    for (i = 1; i <= count; i++)
+function median_of(key, who,    i, list) {
+    for (i = 1; i <= n[key, who]; i++)
         list[i] = took[key, who, i]
-    for (i = 1; i <= count; i++)
-        for (j = i + 1; j <= count; j++)
-            if (list[j] < list[i]) {
-                swap = list[i]
-                list[i] = list[j]
-                list[j] = swap
-            }
-    return list[int((count + 1) / 2)]
+    return median_of_list(list, n[key, who])
 }
 
 # What products of these weights are limited by: "int8" where both operands are bytes, "bf16", or

@@ -30,6 +30,18 @@ function print_limits() {
             threads, f32 / 1e9, bf16 / 1e9, through_f32 ? " (through f32)" : "", i8 ? sprintf(", int8 %.1f GOP/s", i8 / 1e9) : "", memory / 1e9
 }
 
+# The median of list[1 … n], which is sorted by it.
+function median_of_list(list, n,    i, j, swap) {
+    for (i = 1; i <= n; i++)
+        for (j = i + 1; j <= n; j++)
+            if (list[j] < list[i]) {
+                swap = list[i]
+                list[i] = list[j]
+                list[j] = swap
+            }
+    return list[int((n + 1) / 2)]
+}
+
 function seconds_text(s) {
     s += 0
     return s >= 100 ? sprintf("%.0f s", s) : s >= 1 ? sprintf("%.2f s", s) : s >= 1e-3 ? sprintf("%.2f ms", s * 1e3) : sprintf("%.1f us", s * 1e6)

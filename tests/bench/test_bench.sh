@@ -49,6 +49,16 @@ expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lin
 expect "checkpoints" 'write: tensors, MD5, synced +[0-9.]+ GB/s' "$(table startup)"
 [ -z "$(ls "$work" | grep checkpoint)" ] || { echo "FAILED: a checkpoint was left behind"; failures=$((failures + 1)); }
 
+"$build/bin/deepseek-tokenize" train --vocab-size 300 -o "$work/tokenizer.json" README.md >"$work/said" 2>&1
+printf 'train 300\nencode\n' | "$programs/bench_tokenize" README.md "$work/tokenizer.json" | grep '^{' >"$work/lines"
+n="$("$build/bin/deepseek-tokenize" encode --tokenizer "$work/tokenizer.json" --stdout --no-end README.md | wc -w)"
+expect "all of the text is encoded" "\"case\": \"encode\", \"bytes\": $(wc -c <README.md), \"tokens\": $n," "$(cat "$work/lines")"
+for task in train encode; do
+    echo "{\"who\": \"peer 1\", \"case\": \"$task\", \"bytes\": 100000, \"tokens\": 7, \"seconds\": 2}" >>"$work/lines"
+done
+expect "the peer of a tokenizer" 'peer 1 +2\.00 s +0\.1 +7' "$(table tokenize)"
+expect "a vocabulary learned" 'ours +[0-9.]+ [mu]?s +[0-9.]+ +300$' "$(table tokenize)"
+
 cat >"$work/lines" <<'END'
 {"bench": "serve", "who": "ours", "streams": 8, "prefix": "none", "tokens_per_s": 12.5, "first_p50_ms": 300.0, "first_p99_ms": 400.0}
 {"bench": "serve", "who": "ours", "streams": 8, "prefix": "shared", "tokens_per_s": 50.0, "first_p50_ms": 20.0, "first_p99_ms": 40.0}
