@@ -10,7 +10,7 @@ if [ "${1:-}" = --rounds ]; then
     rounds="--rounds ${2:?--rounds needs a number}"
     shift 2
 fi
-[ $# -gt 0 ] || set -- train_step train_step_others memory kernels startup decode prefill resident allreduce
+[ $# -gt 0 ] || set -- train_step train_step_others memory kernels startup decode prefill resident tokenize allreduce
 python="${PYTHON:-python3}"
 cpu="$(lscpu 2>/dev/null | sed -n 's/^Model name: *//p' | head -n 1)"
 mkdir -p bench/results

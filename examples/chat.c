@@ -1,8 +1,7 @@
 /* A conversation in the terminal:
  *     chat MODEL [SYSTEM_PROMPT]
  * Each line is a message; the answer appears word by word. An empty line or Ctrl-D ends it. What
- * was said before lies in the executor's cache, so each turn computes its own tokens only. Without
- * arguments it says so and ends. */
+ * was said before lies in the executor's cache, so each turn computes its own tokens only. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,8 +117,8 @@ int main(int argc, char **argv) {
     ds_chat_format *chat = NULL;
     ds_async_executor *executor = NULL;
     if (argc < 2) {
-        puts("usage: chat MODEL [SYSTEM_PROMPT]");
-        return 0;
+        fputs("usage: chat MODEL [SYSTEM_PROMPT]\n", stderr);
+        return 2;
     }
     const ds_async_executor_opts opts = {.max_batch_size = 1};
     const bool ready = ds_model_from_pretrained(argv[1], (ds_model_opts){0}, &model) == DS_OK &&

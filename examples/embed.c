@@ -1,7 +1,7 @@
 /* Which text is nearest in meaning:
  *     embed MODEL QUESTION TEXT [TEXT …]
  * MODEL is a sentence encoder (all-MiniLM-L6-v2) or any decoder. Prints each text with the cosine
- * of its angle to the question. Without arguments it says so and ends. */
+ * of its angle to the question. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,8 +10,8 @@
 int main(int argc, char **argv) {
     ds_model *model = NULL;
     if (argc < 4) {
-        puts("usage: embed MODEL QUESTION TEXT [TEXT …]");
-        return 0;
+        fputs("usage: embed MODEL QUESTION TEXT [TEXT …]\n", stderr);
+        return 2;
     }
     if (ds_model_from_pretrained(argv[1], (ds_model_opts){0}, &model) != DS_OK) {
         fprintf(stderr, "%s\n", ds_error());

@@ -1,64 +1,42 @@
-/* Several answers at once out of a trained model:
- *     generate MODEL_FOLDER PROMPT [PROMPT …]
- * Without arguments it says so and ends. */
+/* A model goes on from a text, always with the likeliest token:
+ *     generate MODEL PROMPT */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "deepseek/inference.h"
 
-enum { MOST_PROMPTS = 64 };
-
-static int fail(void) {
-    fprintf(stderr, "%s\n", ds_error());
-    return 1;
-}
-
-static ds_status submit(ds_async_executor *executor, const ds_model *model, const char *text,
-                        uint64_t *id) {
-    int32_t *ids = NULL;
-    size_t n = 0;
-    ds_request request = {.max_tokens = 60, .sampling = {.temperature = 0.8f, .top_p = 0.95f}};
-    ds_status status =
-        ds_tokenizer_encode(ds_model_get_tokenizer(model), text, strlen(text), &ids, &n);
-    if (status == DS_OK) {
-        request.prompt = ids;
-        request.n_prompt = (int64_t)n;
-        request.stop_tokens = ds_model_end_tokens(model, &request.n_stop_tokens);
-        status = ds_async_executor_submit(executor, &request, id);
-    }
-    free(ids);
-    return status;
+static void must(ds_status status) {
+    if (status != DS_OK)
+        exit((fprintf(stderr, "%s\n", ds_error()), 1));
 }
 
 int main(int argc, char **argv) {
-    ds_model *model = NULL;
-    ds_async_executor *executor = NULL;
-    uint64_t ids[MOST_PROMPTS];
-    const int n = argc - 2 < MOST_PROMPTS ? argc - 2 : MOST_PROMPTS;
-    if (n < 1) {
-        puts("usage: generate MODEL_FOLDER PROMPT [PROMPT …]");
-        return 0;
+    enum { CAPACITY = 128 }; /* tokens of prompt and answer */
+    ds_model *model;
+    ds_generator *generator;
+    int32_t *ids, id;
+    size_t n, length;
+    if (argc != 3)
+        return fputs("usage: generate MODEL PROMPT\n", stderr), 2;
+    must(ds_model_from_pretrained(argv[1], (ds_model_opts){0}, &model));
+    ds_state *state = ds_model_get_state(model);
+    const ds_model_config *config = ds_model_get_config(model);
+    const ds_tokenizer *tokenizer = ds_model_get_tokenizer(model);
+    must(ds_generator_new(state, config, CAPACITY, DS_PRECISION_FULL, &generator));
+    must(ds_tokenizer_encode_marked(tokenizer, argv[2], strlen(argv[2]), 0, &ids, &n));
+    must(ds_generator_feed(generator, ids, (int64_t)n));
+    ds_detokenizer *words = ds_detokenizer_new(tokenizer);
+    fputs(argv[2], stdout);
+    while (ds_generator_next(generator, (ds_sampling){0}, &id) == DS_OK &&
+           id != config->eos_token) {
+        const char *text;
+        must(ds_detokenizer_push(words, id, &text, &length));
+        printf("%.*s", (int)length, text);
     }
-    if (ds_model_from_pretrained(argv[1], (ds_model_opts){0}, &model) != DS_OK ||
-        ds_async_executor_new(model, (ds_async_executor_opts){0}, &executor) != DS_OK)
-        return fail();
-    for (int i = 0; i < n; i++)
-        if (submit(executor, model, argv[i + 2], &ids[i]) != DS_OK)
-            return fail();
-    for (int i = 0; i < n; i++) {
-        ds_answer answer;
-        char *text = NULL;
-        size_t length = 0;
-        if (ds_async_executor_wait(executor, ids[i], -1, &answer) != DS_OK ||
-            ds_tokenizer_decode(ds_model_get_tokenizer(model), answer.tokens,
-                                (size_t)answer.n_tokens, &text, &length) != DS_OK)
-            return fail();
-        printf("%s%.*s\n\n", argv[i + 2], (int)length, text);
-        free(text);
-        free(answer.tokens);
-    }
-    ds_async_executor_free(executor);
+    puts("");
+    ds_detokenizer_free(words);
+    free(ids);
+    ds_generator_free(generator);
     ds_model_free(model);
-    return 0;
 }

@@ -37,7 +37,8 @@ static const char USAGE[] =
     "  -c, --config FILE       the configuration (docs/config.md describes every key)\n";
 
 static const char MORE_USAGE[] =
-    "      --dry-run           check everything, print the plan and its memory, and stop\n"
+    "      --dry-run           check everything, print the plan and its memory, and stop;\n"
+    "                          data may still be missing, and the plan says so\n"
     "      --print-graph[=AS]  print the graph after each pass, and the planned program, as text\n"
     "                          or as dot (Graphviz), and stop\n"
     "      --supervise         restart from the newest whole checkpoint after a crash\n"

@@ -21,17 +21,6 @@ field("checkpoint") != "" {
         theirs = $0
 }
 
-function median(list, n,    i, j, swap) {
-    for (i = 1; i <= n; i++)
-        for (j = i + 1; j <= n; j++)
-            if (list[j] < list[i]) {
-                swap = list[i]
-                list[i] = list[j]
-                list[j] = swap
-            }
-    return list[int((n + 1) / 2)]
-}
-
 function rate(line, name,    value) {
     $0 = line
     value = field(name "_bytes_per_s")
@@ -49,11 +38,11 @@ function row(what, name, limit_what, limit_name,    mine, limit, peers) {
 END {
     if (n) {
         printf "from the start of the process to the first step of the demo model, median of %d\n", n
-        printf "  %-44s %8.3f s\n", "everything made, the run announced", median(announced, n)
-        printf "  %-44s %8.3f s   (target: 0.5)\n", "the first step begins", median(begins, n)
-        printf "  %-44s %8.3f s\n", "the first step took", median(first_step, n)
+        printf "  %-44s %8.3f s\n", "everything made, the run announced", median_of_list(announced, n)
+        printf "  %-44s %8.3f s   (target: 0.5)\n", "the first step begins", median_of_list(begins, n)
+        printf "  %-44s %8.3f s\n", "the first step took", median_of_list(first_step, n)
         if (n_peer)
-            printf "  %-44s %8.3f s\n", peer ": the first step begins", median(peer_begins, n_peer)
+            printf "  %-44s %8.3f s\n", peer ": the first step begins", median_of_list(peer_begins, n_peer)
         print ""
     }
     if (ours != "") {

@@ -27,7 +27,9 @@ typedef struct ds_trainer ds_trainer;
 
 typedef struct ds_trainer_opts {
     int progress_fd; /* where progress is shown; -1: nowhere */
-    bool plan_only;  /* everything is checked and planned, no memory is taken (--dry-run) */
+    /* Everything is checked and planned, no memory is taken (--dry-run). Data that are missing are
+     * not checked; the printed plan says so. */
+    bool plan_only;
     /* The ranks that train together, each on its share of every batch (data parallelism); NULL: one
      * alone. Borrowed. The configuration must be resolved for as many (ds_train_config_load_ranks).
      * Calls of new and run are those of all ranks; rank 0 writes the run folder. Where a rank

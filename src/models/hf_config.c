@@ -465,7 +465,13 @@ ds_status ds_model_config_load(const char *path, ds_model_config *out) {
         return ds_llama2c_config(path, out);
     if (ds_gguf_is(path))
         return ds_gguf_model_config(path, out);
-    snprintf(file, sizeof file, ds_folder_exists(path) ? "%s/config.json" : "%s", path);
+    const bool is_folder = ds_folder_exists(path);
+    if (!is_folder && ds_file_exists(path) && !ds_ends_with(path, ".json"))
+        return ds_fail(DS_INVALID,
+                       "%s: is no model; expected a folder with config.json and *.safetensors, a "
+                       "GGUF file, or a llama2.c .bin",
+                       path);
+    snprintf(file, sizeof file, is_folder ? "%s/config.json" : "%s", path);
     DS_TRY(ds_file_read(file, (size_t)1 << 20, &text, &size));
     const ds_status status = ds_model_config_parse(text, size, file, out);
     free(text);

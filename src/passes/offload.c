@@ -1,7 +1,7 @@
 /* Activation offload: values that the backward pass reads long after the forward pass made them
  * wait in the host arena. Each gets a copy out, right after it is made, and a copy back, right
- * before its first reader of the backward pass; both are ops that the plan may put on a copy
- * stream. */
+ * before its first reader of the backward pass; both are ops like any other, run where they stand:
+ * nothing overlaps them so far. */
 #include <stdlib.h>
 
 #include "base/alloc.h"

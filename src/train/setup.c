@@ -319,4 +319,9 @@ void ds_trainer_print_plan(const ds_trainer *t, FILE *out) {
         total += rows[i].size_bytes;
     }
     fprintf(out, "%-28s %10s\n", "total", ds_format_bytes(text, sizeof text, (double)total));
+    if (t->missing_data)
+        fprintf(out,
+                "data           not checked: %s is missing; `deepseek-tokenize train` makes a "
+                "tokenizer of a text, `deepseek-tokenize encode` token files\n",
+                t->missing_data);
 }

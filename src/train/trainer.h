@@ -62,6 +62,7 @@ struct ds_trainer {
     char tokenizer_path[PATH_MAX];           /* its tokenizer.json, which checkpoints carry */
     ds_generator *generator;                 /* made when first needed */
     ds_loader *train_data, *validation_data; /* validation: NULL if there is none */
+    const char *missing_data;                /* plan_only: a path that is not there, else NULL */
     ds_step_batch batch;
 
     ds_train_progress progress;
@@ -103,7 +104,8 @@ ds_status ds_trainer_rewind(ds_trainer *t);
  * false) a failure is only told, and the checkpoint before it stays. */
 ds_status ds_trainer_save(ds_trainer *t, bool is_last);
 
-/* training_data.c: tokenizer and loaders; the model gets the tokenizer's vocabulary */
+/* training_data.c: tokenizer and loaders; the model gets the tokenizer's vocabulary. A plan is made
+ * without data that are missing, and of the model's own vocabulary then. */
 ds_status ds_trainer_open_data(ds_trainer *t);
 
 /* evaluate.c */

@@ -140,12 +140,16 @@ static bool is_token_file(const char *path) {
     return false;
 }
 
+static bool is_there(const char *path) {
+    return is_token_file(path) || ds_file_exists(path) || ds_folder_exists(path);
+}
+
 /* The token files that the loader reads for the path of a source. */
 static ds_status find_tokens(ds_trainer *t, const char *path, char prefix[PATH_MAX]) {
     snprintf(prefix, PATH_MAX, "%s", path);
     if (is_token_file(path))
         return DS_OK;
-    if (!ds_file_exists(path) && !ds_folder_exists(path))
+    if (!is_there(path))
         return ds_fail(DS_NOT_FOUND,
                        "%s: no such file; expected a token file (%s.bin with %s.idx), or a text, "
                        "or a folder of texts",
@@ -159,6 +163,18 @@ static ds_status find_tokens(ds_trainer *t, const char *path, char prefix[PATH_M
                    "%s is text: name a tokenizer for it by data.tokenizer (`deepseek-tokenize "
                    "train` makes one), or a token file made by `deepseek-tokenize encode`",
                    path);
+}
+
+/* The first of what the run reads that is not there; NULL: all is. */
+static const char *find_missing(const ds_train_config *c) {
+    const char *paths[] = {c->data.tokenizer, c->data.validation};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (paths[i] && !is_there(paths[i]))
+            return paths[i];
+    for (size_t i = 0; i < c->data.train.n; i++)
+        if (!is_there(c->data.train.items[i].path))
+            return c->data.train.items[i].path;
+    return NULL;
 }
 
 /* ---- loaders ----------------------------------------------------------------------------- */
@@ -253,6 +269,9 @@ ds_status ds_trainer_open_data(ds_trainer *t) {
         return ds_fail(DS_INVALID, "data.task %s does not fit a %s model",
                        c->data.task == DS_TRAIN_MASKED_LM ? "masked_lm" : "causal_lm",
                        ds_architecture_name(t->model.architecture));
+    t->missing_data = t->opts.plan_only ? find_missing(c) : NULL;
+    if (t->missing_data)
+        return DS_OK;
     DS_TRY(open_tokenizer(t));
     DS_TRY(check_samples(t));
     DS_TRY(open_train_sources(t, false, &t->train_data));

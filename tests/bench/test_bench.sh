@@ -49,6 +49,16 @@ expect "both lines were seen" '"at_1": 0\.[0-9]+, "at_2": 0\.' "$(cat "$work/lin
 expect "checkpoints" 'write: tensors, MD5, synced +[0-9.]+ GB/s' "$(table startup)"
 [ -z "$(ls "$work" | grep checkpoint)" ] || { echo "FAILED: a checkpoint was left behind"; failures=$((failures + 1)); }
 
+"$build/bin/deepseek-tokenize" train --vocab-size 300 -o "$work/tokenizer.json" README.md >"$work/said" 2>&1
+printf 'train 300\nencode\n' | "$programs/bench_tokenize" README.md "$work/tokenizer.json" | grep '^{' >"$work/lines"
+n="$("$build/bin/deepseek-tokenize" encode --tokenizer "$work/tokenizer.json" --stdout --no-end README.md | wc -w)"
+expect "all of the text is encoded" "\"case\": \"encode\", \"bytes\": $(wc -c <README.md), \"tokens\": $n," "$(cat "$work/lines")"
+for task in train encode; do
+    echo "{\"who\": \"peer 1\", \"case\": \"$task\", \"bytes\": 100000, \"tokens\": 7, \"seconds\": 2}" >>"$work/lines"
+done
+expect "the peer of a tokenizer" 'peer 1 +2\.00 s +0\.1 +7' "$(table tokenize)"
+expect "a vocabulary learned" 'ours +[0-9.]+ [mu]?s +[0-9.]+ +300$' "$(table tokenize)"
+
 cat >"$work/lines" <<'END'
 {"bench": "serve", "who": "ours", "streams": 8, "prefix": "none", "tokens_per_s": 12.5, "first_p50_ms": 300.0, "first_p99_ms": 400.0}
 {"bench": "serve", "who": "ours", "streams": 8, "prefix": "shared", "tokens_per_s": 50.0, "first_p50_ms": 20.0, "first_p99_ms": 40.0}
@@ -61,8 +71,26 @@ printf 'decode 4\nprefill 40\nresident\nread\n' | "$programs/bench_generate" "$w
 echo '{"who": "peer 1", "model": "tiny", "case": "decode 4", "tokens": 4, "seconds": 4}' >>"$work/lines"
 expect "ours in bf16" 'ours bf16 +[0-9.]+ [mu]?s' "$(table generate)"
 expect "the peer of decoding" 'peer 1 +4\.00 s +1\.0 ' "$(table generate)"
-expect "the limits of generating" 'limit: arithmetic' "$(table generate)"
-expect "resident memory" 'tiny +[0-9.]+ MB +0\.2 MB' "$(table resident)"
+expect "resident memory" 'tiny, bf16 +[0-9.]+ MB +0\.2 MB' "$(table resident)"
+echo '{"startup": true, "who": "tiny, bf16", "at_1": 0.25}' >>"$work/lines"
+expect "when the server is ready" 'tiny, bf16 .* 250\.00 ms' "$(table resident)"
+
+prefill() { # limits: the table of prompts of 100 tokens and 1e11 operations
+    { echo "$1"
+        for type in bf16 int8 w8a16; do
+            echo "{\"who\": \"ours $type\", \"model\": \"m\", \"case\": \"prefill 100\", \"tokens\": 100, \"seconds\": 1, \"flops\": 1e11}"
+        done; } >"$work/lines"
+    table generate
+}
+found="$(prefill "$limits")" # no bf16 instructions
+expect "f32 is the limit of bf16 without instructions" 'ours bf16 .* 50\.0%' "$found"
+expect "int8 is the limit of int8" 'ours int8 .* 33\.3%' "$found"
+expect "floats are the limit of w8a16" 'ours w8a16 .* 50\.0%' "$found"
+expect "the limits" 'limit: arithmetic of f32 +500\.00 ms +200\.0 +200\.0' "$found"
+expect "the limits" 'limit: arithmetic of int8 +333\.33 ms +300\.0 +300\.0' "$found"
+found="$(prefill "$(sed 's/"bf16_flops_per_s": 2e11, "bf16_through_f32": true, "i8_ops_per_s": 3e11/"bf16_flops_per_s": 4e11, "bf16_through_f32": false, "i8_ops_per_s": 0/' <<<"$limits")")"
+expect "bf16 is the limit of bf16" 'ours bf16 .* 25\.0%' "$found"
+expect "f32 is the limit of int8 without instructions" 'ours int8 .* 50\.0%' "$found"
 
 [ "$failures" -eq 0 ] && echo "all passed"
 exit "$((failures > 0))"

@@ -93,8 +93,9 @@ static void check_answers(const char *family, ds_async_executor_opts opts, ds_sa
 
 static void answers_are_as_alone(void **unused) {
     (void)unused;
-    static const char *const families[] = {"gpt2",      "llama",       "mixtral",    "mistral",
-                                           "qwen2_moe", "deepseek_v2", "deepseek_v3"};
+    static const char *const families[] = {"gpt2",      "llama",       "llama3",     "mixtral",
+                                           "mistral",   "qwen2",       "qwen2_moe",  "qwen3",
+                                           "qwen3_moe", "deepseek_v2", "deepseek_v3"};
     ds_executor_stats s;
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
         check_answers(families[i], (ds_async_executor_opts){.max_batch_size = 4}, (ds_sampling){0},

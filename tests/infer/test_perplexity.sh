@@ -5,10 +5,7 @@ set -eu
 bin=$1/bin
 assets=$(dirname "$0")/../../../shared/assets
 model=$assets/tinystories656k
-if [ ! -d "$model" ]; then
-    echo "skipped: $model is not there"
-    exit 0
-fi
+[ -d "$model" ] || { echo "SKIPPED: no $model"; exit 77; }
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 for i in $(seq 60); do

@@ -18,7 +18,8 @@
 #include "deepseek/safetensors.h"
 
 static const char GPT2[] = DS_TEST_DATA "/goldens/gpt2",
-                  MIXTRAL[] = DS_TEST_DATA "/goldens/mixtral";
+                  MIXTRAL[] = DS_TEST_DATA "/goldens/mixtral",
+                  DEEPSEEK_V3[] = DS_TEST_DATA "/goldens/deepseek_v3";
 static char folder[] = "/tmp/ds-load-XXXXXX";
 
 static int make_folder(void **state) {
@@ -62,8 +63,10 @@ static void close_target(target *t) {
 typedef struct variant {
     const char *strip;   /* leading part of the names that is left out */
     const char *drop;    /* this tensor is left out */
+    const char *whole;   /* this tensor becomes one of whole numbers */
     const char *more[2]; /* tensors of one number that are added */
     bool bf16;
+    const char *from; /* NULL: GPT-2's */
 } variant;
 
 static void write_variant(variant v, char path[256]) {
@@ -72,9 +75,10 @@ static void write_variant(variant v, char path[256]) {
     const ds_safetensor *sources[64];
     size_t n = 0;
     static const float one = 1;
-    require(ds_safetensors_open(GPT2, &from));
+    require(ds_safetensors_open(v.from ? v.from : GPT2, &from));
     for (size_t i = 0; i < ds_safetensors_count(from); i++) {
         const ds_safetensor *t = ds_safetensors_at(from, i);
+        assert_true(n + 2 < sizeof entries / sizeof *entries);
         if (v.drop && strcmp(t->name, v.drop) == 0)
             continue;
         const size_t cut =
@@ -82,6 +86,8 @@ static void write_variant(variant v, char path[256]) {
         sources[n] = t;
         entries[n] = (ds_safetensors_entry){
             .name = t->name + cut, .dtype = v.bf16 ? DS_BF16 : DS_F32, .rank = t->rank};
+        if (v.whole && strcmp(t->name, v.whole) == 0)
+            entries[n].dtype = DS_I32;
         memcpy(entries[n++].dims, t->dims, sizeof t->dims);
     }
     const size_t n_copied = n;
@@ -144,6 +150,36 @@ static void test_published_variants(void **state) {
     }
 }
 
+/* DeepSeek-V3's checkpoints go on after the last layer, with layers that guess further tokens. */
+static void test_layers_past_the_last(void **state) {
+    (void)state;
+    target plain = {0}, longer = {0};
+    char path[256], name[64];
+    open_target(&plain, DEEPSEEK_V3);
+    open_target(&longer, DEEPSEEK_V3);
+    snprintf(name, sizeof name, "model.layers.%lld.eh_proj.weight",
+             (long long)longer.config.n_layers);
+    write_variant((variant){.from = DEEPSEEK_V3, .more = {name}}, path);
+    require(ds_model_load(DEEPSEEK_V3, &plain.config, plain.state));
+    require(ds_model_load(path, &longer.config, longer.state));
+    for (size_t i = 0; i < ds_state_count(plain.state); i++) {
+        const ds_state_entry *e = ds_state_get(plain.state, i);
+        const size_t size_bytes = (size_t)ds_count(e->dims, e->rank) * sizeof(float);
+        float *want = malloc(size_bytes), *got = malloc(size_bytes);
+        require(ds_state_read(plain.state, e->name, want, size_bytes));
+        require(ds_state_read(longer.state, e->name, got, size_bytes));
+        assert_memory_equal(want, got, size_bytes);
+        free(got);
+        free(want);
+    }
+    name[strlen("model.layers.")]--; /* of a layer that there is */
+    write_variant((variant){.from = DEEPSEEK_V3, .more = {name}}, path);
+    assert_int_equal(ds_model_load(path, &longer.config, longer.state), DS_INVALID);
+    assert_non_null(strstr(ds_error(), name));
+    close_target(&longer);
+    close_target(&plain);
+}
+
 static void check_refusal(variant v, ds_status status, const char *named) {
     target t = {0};
     char path[256];
@@ -167,6 +203,8 @@ static void test_refusals(void **state) {
                   "transformer.h.2.ln_1.bias");
     check_refusal((variant){.drop = "transformer.ln_f.bias", .more = {"transformer.ln_f.bias"}},
                   DS_INVALID, "F32[1], the model wants F32[32]");
+    check_refusal((variant){.whole = "transformer.ln_f.bias"}, DS_INVALID,
+                  "\"transformer.ln_f.bias\" is I32[32], the model wants F32[32]");
     target t = {0};
     open_target(&t, GPT2); /* a checkpoint of another family */
     assert_int_equal(ds_model_load(MIXTRAL, &t.config, t.state), DS_INVALID);
@@ -203,6 +241,7 @@ static void test_out_of_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_variants),
+        cmocka_unit_test(test_layers_past_the_last),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_out_of_memory),
     };

@@ -13,7 +13,7 @@ refuse() {
     status=0
     "$@" >"$dir/out" 2>"$dir/err" || status=$?
     [ "$status" -eq "$want" ] || fail "$* ended with $status, not $want: $(cat "$dir/err")"
-    grep -qF "$text" "$dir/err" || fail "$* does not say \"$text\": $(cat "$dir/err")"
+    grep -qF -- "$text" "$dir/err" || fail "$* does not say \"$text\": $(cat "$dir/err")"
 }
 
 for i in $(seq 1 400); do
@@ -65,6 +65,21 @@ echo "wrong input is refused by name"
 refuse 2 "did you mean 'learning_rate'" $train optimizer.lerning_rate=1
 refuse 2 "no such file" $train data.train=/nowhere
 refuse 2 "key=value" $train nonsense
+refuse 2 "no such file" $train data.tokenizer=/nowhere.json
+
+echo "a plan needs no data"
+$train --dry-run >"$dir/out"
+! grep -q "not checked" "$dir/out" || fail "--dry-run does not look at data that are there"
+for key in train tokenizer validation; do
+    $train --dry-run data.validation_fraction=0 data.$key=/nowhere >"$dir/out" || fail "--dry-run wants data"
+    grep -q "^total" "$dir/out" || fail "--dry-run without data.$key: no plan"
+    grep -q "not checked: /nowhere is missing" "$dir/out" || fail "--dry-run does not say that data.$key is missing"
+done
+refuse 2 "data.task" $train --dry-run data.train=/nowhere data.task=masked_lm
+(cd "$(dirname "$0")/../.." && "$bin/deepseek-train" --config configs/gpt2-124m.yaml --dry-run) >"$dir/out" ||
+    fail "README's --dry-run: $(cat "$dir/out")"
+grep -q "^model .*gpt2, 124" "$dir/out" || fail "README's --dry-run: $(cat "$dir/out")"
+
 $train --print-graph kernels.fused_attention=false >"$dir/out"
 grep -q "^%.* = softmax " "$dir/out" || fail "fused_attention: false: no softmax over scores"
 ! sed '1,/^# after unfuse_attention$/d' "$dir/out" | grep -q "attention " ||
@@ -80,6 +95,17 @@ $train --print-graph=dot >"$dir/out"
 grep -q "matmul.*FLOP.* moved" "$dir/out" || fail "--print-graph=dot: no cost"
 [ "$(grep -c '^digraph' "$dir/out")" -eq "$(grep -c '^}$' "$dir/out")" ] || fail "--print-graph=dot: braces"
 refuse 1 "gpt2-124m" "$bin/deepseek-plan" --model giant
+for no_model in text.txt model/model.safetensors; do
+    refuse 1 "$no_model: is no model; expected a folder with config.json" \
+        "$bin/deepseek-generate" --model "$dir/$no_model" --prompt x
+done
+echo '# none' >"$dir/config.json"
+refuse 1 "config.json:1:1: '[' or '{' expected" "$bin/deepseek-generate" --model "$dir/config.json" --prompt x
+rm "$dir/config.json"
+for tool in "generate --prompt x" "serve --port 0"; do
+    # shellcheck disable=SC2086 # options
+    refuse 1 "--speculate: nowhere: no such file" "$bin/deepseek-"$tool --model "$dir/run" --speculate nowhere
+done
 refuse 2 "max-tokens 1.5: should be a whole number" "$bin/deepseek-generate" --model x -n 1.5
 refuse 2 "temperature warm: should be a number" "$bin/deepseek-generate" --model x --temperature warm
 refuse 2 "seq 0x10: should be a whole number" "$bin/deepseek-plan" --model tiny --seq 0x10
@@ -104,7 +130,13 @@ for i in $(seq 300); do many="$many training.seed=$i"; done
 $train --dry-run $many optimizer.lerning_rate=1 2>"$dir/err" >"$dir/out" && fail "the 301st override was lost"
 grep -q lerning_rate "$dir/err" || fail "the 301st override was lost: $(cat "$dir/err")"
 refuse 1 "config.json" "$bin/deepseek-generate" --model "$dir" --prompt x
-"$bin/deepseek-plan" --model deepseek-175b --seq 2048 >"$dir/out"
+# Within 5 s and 1 GiB of addresses, of which threads would take some; a sanitizer takes more for itself.
+sanitizers="$(sed -n 's/^DS_SANITIZE:[^=]*=//p' "$1/CMakeCache.txt")"
+(
+    [ -n "$sanitizers" ] || ulimit -v 1048576
+    OMP_NUM_THREADS=1 timeout "$([ -z "$sanitizers" ] && echo 5 || echo 120)" \
+        "$bin/deepseek-plan" --model deepseek-175b --seq 2048 >"$dir/out"
+) || fail "deepseek-plan: 175 B planned with $?, in more than 5 s or 1 GiB"
 grep -q 174604259328 "$dir/out" || fail "deepseek-plan does not count 175 B"
 plan() { grep "$1" "$dir/out" | sed "s/.*$1 *//"; }
 [ "$(plan 'weights (f32 masters)')" = "650.5 GiB" ] || fail "deepseek-plan: 4 bytes a master"

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/error.h"
 #include "cli/numbers.h"
 
 bool ds_cli_speculate(const char *tool, const char *text, ds_cli_speculation *s) {
@@ -31,5 +32,7 @@ bool ds_cli_speculate(const char *tool, const char *text, ds_cli_speculation *s)
 
 ds_status ds_cli_open_draft(ds_cli_speculation *s, ds_model_opts opts) {
     opts.tokenizer = NULL; /* the other model's */
-    return *s->path ? ds_model_from_pretrained(s->path, opts, &s->opts.draft) : DS_OK;
+    const ds_status status =
+        *s->path ? ds_model_from_pretrained(s->path, opts, &s->opts.draft) : DS_OK;
+    return status == DS_OK ? DS_OK : ds_fail_within(status, "--speculate");
 }
