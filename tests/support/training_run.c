@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,24 @@
 enum { TOKENS = 40000 };
 
 static char root[] = "/tmp/ds-trainer-XXXXXX";
+static char masked_tokenizer[128]; /* the override that names it */
+
+static bool write_masked_vocabulary(void) {
+    char path[64], lines[8 * (VOCAB + 8)];
+    size_t n = 0;
+    for (int i = 0; i < VOCAB; i++)
+        n += (size_t)snprintf(lines + n, sizeof lines - n, "word%d\n", i);
+    n += (size_t)snprintf(lines + n, sizeof lines - n, "[UNK]\n[CLS]\n[SEP]\n[MASK]\n");
+    snprintf(path, sizeof path, "%s/vocab.txt", root);
+    snprintf(masked_tokenizer, sizeof masked_tokenizer, "data.tokenizer=%s", path);
+    return ds_file_replace(path, lines, n) == DS_OK;
+}
+
+void bert_overrides(const char *out[BERT_OVERRIDES]) {
+    out[0] = "model.architecture=bert";
+    out[1] = "model.vocab_size=auto";
+    out[2] = masked_tokenizer;
+}
 
 int make_corpus(void **state) {
     (void)state;
@@ -32,7 +51,7 @@ int make_corpus(void **state) {
     }
     snprintf(path, sizeof path, "%s/corpus", root);
     ds_indexed_writer *w = NULL;
-    return ds_indexed_writer_open(path, 2, &w) == DS_OK &&
+    return write_masked_vocabulary() && ds_indexed_writer_open(path, 2, &w) == DS_OK &&
                    ds_indexed_writer_add_document(w, ids, TOKENS) == DS_OK &&
                    ds_indexed_writer_close(w) == DS_OK
                ? 0

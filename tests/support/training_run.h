@@ -15,6 +15,10 @@ int remove_corpus(void **state);
 /* The tiny model's configuration with these overrides, in this run folder: 20 steps in f32, no
  * checkpoint but the last, written while training waits. */
 void configure(const char *folder, const char *const *overrides, size_t n, ds_train_config *out);
+/* Overrides that make it a BERT, which learns to fill in masked tokens of the same stream. Its
+ * vocabulary has the marks that this needs behind the stream's tokens. */
+enum { BERT_OVERRIDES = 3 };
+void bert_overrides(const char *out[BERT_OVERRIDES]);
 ds_trainer *open_trainer(const ds_train_config *config);
 /* From the beginning, or from where the folder's checkpoint is, to the last step. */
 void run(const char *folder, const char *const *overrides, size_t n);

@@ -287,6 +287,54 @@ static void test_no_switch_changes_the_result(void **state) {
     }
 }
 
+/* Every weight of the last checkpoints, all of them f32. */
+static void assert_near_weights(const char *a, const char *b, const char *checkpoint,
+                                double tolerance) {
+    ds_safetensors *files[2] = {0};
+    const char *const folders[] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        char name[128], path[512];
+        snprintf(name, sizeof name, "checkpoints/%s/model.safetensors", checkpoint);
+        assert_int_equal(ds_safetensors_open(file_in(folders[i], name, path), &files[i]), DS_OK);
+    }
+    for (size_t i = 0; i < ds_safetensors_count(files[0]); i++) {
+        const ds_safetensor *x = ds_safetensors_at(files[0], i), *y = NULL;
+        assert_int_equal(ds_safetensors_find(files[1], x->name, &y), DS_OK);
+        const float *want = x->data, *got = y->data;
+        for (size_t k = 0; k < x->size_bytes / sizeof *want; k++)
+            if (!(fabs((double)want[k] - (double)got[k]) <= tolerance))
+                fail_msg("%s[%zu]: %.8f and %.8f", x->name, k, (double)want[k], (double)got[k]);
+    }
+    for (int i = 0; i < 2; i++)
+        ds_safetensors_close(files[i]);
+}
+
+/* BERT's loss has a part of each predicted token, of which samples have some more, some fewer, and
+ * one of each sample: neither depends on which micro-batch a sample lies in. Plain descent, since
+ * Adam makes much of the rounding of small gradients. */
+static void test_a_bert_accumulates_what_it_computes_at_once(void **state) {
+    (void)state;
+    static const char *const cuts[][2] = {
+        {"training.micro_batch=4", "training.gradient_accumulation_steps=1"},
+        {"training.micro_batch=1", "training.gradient_accumulation_steps=4"}};
+    static const char *const folders[] = {"bert-at-once", "bert-by-parts"};
+    double *loss[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        const char *overrides[BERT_OVERRIDES + 5] = {cuts[i][0], cuts[i][1], "training.steps=8",
+                                                     "optimizer.name=sgd",
+                                                     "optimizer.learning_rate=0.1"};
+        bert_overrides(overrides + 5);
+        run(folders[i], overrides, BERT_OVERRIDES + 5);
+        assert_int_equal(losses(folders[i], &loss[i]), 8);
+    }
+    for (int i = 0; i < 8; i++)
+        if (!(fabs(loss[0][i] - loss[1][i]) <= 1e-5))
+            fail_msg("step %d: %.8f at once, %.8f by parts", i + 1, loss[0][i], loss[1][i]);
+    assert_near_weights(folders[0], folders[1], "step-00000008", 1e-5);
+    free(loss[0]);
+    free(loss[1]);
+}
+
 static void test_a_bad_gradient_is_named(void **state) {
     (void)state;
     ds_train_config config;
@@ -333,6 +381,7 @@ int main(void) {
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
         cmocka_unit_test(test_no_switch_changes_the_result),
+        cmocka_unit_test(test_a_bert_accumulates_what_it_computes_at_once),
         cmocka_unit_test(test_a_bad_gradient_is_named),
         cmocka_unit_test(test_wrong_data_is_refused_by_name),
     };
