@@ -34,7 +34,8 @@ static ds_status rate_batch(ds_trainer *t, ds_step_batch *batch, rating *sums) {
     return add_output(t->evaluate, "loss", &sums->tokens);
 }
 
-/* Mean over the same first samples each time, so that the numbers can be compared. */
+/* Mean over the same first samples each time, so that the numbers can be compared. The perplexity
+ * is that of the tokens alone. */
 ds_status ds_trainer_evaluate(ds_trainer *t) {
     if (!t->validation_data)
         return DS_OK;
@@ -52,8 +53,7 @@ ds_status ds_trainer_evaluate(ds_trainer *t) {
     const ds_metric metric = {"validation/loss", t->last_validation_loss};
     ds_trainer_record(t, &metric, 1);
     ds_trainer_note(t, "step %lld: validation loss %.4f, perplexity %.2f",
-                    (long long)t->progress.step, t->last_validation_loss,
-                    exp(t->last_validation_loss));
+                    (long long)t->progress.step, t->last_validation_loss, exp(of_tokens));
     return DS_OK;
 }
 

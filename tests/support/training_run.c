@@ -87,6 +87,18 @@ ds_trainer *open_trainer(const ds_train_config *config) {
     return t;
 }
 
+ds_trainer *open_speaking(const char *folder, const ds_train_config *config, FILE **said) {
+    char path[512];
+    ds_trainer *t = NULL;
+    assert_int_equal(ds_folder_make(file_in(folder, "", path)), DS_OK);
+    *said = fopen(file_in(folder, "said", path), "w+");
+    assert_non_null(*said);
+    const ds_trainer_opts opts = {.progress_fd = fileno(*said)};
+    if (ds_trainer_new(config, opts, &t) != DS_OK)
+        fail_msg("%s", ds_error());
+    return t;
+}
+
 void run(const char *folder, const char *const *overrides, size_t n) {
     ds_train_config config;
     configure(folder, overrides, n, &config);

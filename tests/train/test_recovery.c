@@ -24,19 +24,6 @@
 /* ---- what a run says ----------------------------------------------------------------------------
  */
 
-/* A trainer whose display goes to a file of the run folder. */
-static ds_trainer *open_speaking(const char *folder, const ds_train_config *config, FILE **said) {
-    char path[512];
-    ds_trainer *t = NULL;
-    assert_int_equal(ds_folder_make(file_in(folder, "", path)), DS_OK);
-    *said = fopen(file_in(folder, "said", path), "w+");
-    assert_non_null(*said);
-    const ds_trainer_opts opts = {.progress_fd = fileno(*said)};
-    if (ds_trainer_new(config, opts, &t) != DS_OK)
-        fail_msg("%s", ds_error());
-    return t;
-}
-
 static void assert_said(FILE *said, const char *wanted) {
     static char text[1 << 20];
     rewind(said);

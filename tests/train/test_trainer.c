@@ -35,6 +35,52 @@ static void test_the_loss_falls(void **state) {
     free(loss);
 }
 
+/* What the last validation of a run printed. */
+static void read_validation(FILE *said, double *loss, double *perplexity) {
+    char line[4096];
+    int n = 0;
+    rewind(said);
+    while (fgets(line, sizeof line, said)) {
+        const char *at = strstr(line, "validation loss ");
+        if (at)
+            n = sscanf(at, "validation loss %lf, perplexity %lf", loss, perplexity);
+    }
+    assert_int_equal(n, 2);
+}
+
+static double mean(const double *x, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+/* The pairs of sentences are all from one document, which leaves nothing to tell them by: that part
+ * of the loss stays at ln 2, while masked tokens are learned from their neighbours. The perplexity
+ * is of the tokens alone. */
+static void test_a_bert_learns_masked_tokens(void **state) {
+    (void)state;
+    ds_train_config config;
+    FILE *said = NULL;
+    const char *overrides[BERT_OVERRIDES + 2] = {"training.steps=400", "training.micro_batch=16"};
+    bert_overrides(overrides + 2);
+    configure("bert", overrides, BERT_OVERRIDES + 2, &config);
+    ds_trainer *t = open_speaking("bert", &config, &said);
+    if (ds_trainer_run(t) != DS_OK)
+        fail_msg("%s", ds_error());
+    ds_trainer_free(t);
+    double *loss = NULL, rated = 0, perplexity = 0;
+    const size_t n = losses("bert", &loss);
+    assert_int_equal(n, 400);
+    read_validation(said, &rated, &perplexity);
+    fclose(said);
+    assert_true(fabs(loss[0] - log(VOCAB + 4) - log(2)) < 0.3);
+    assert_true(mean(loss + n - 20, 20) < log(VOCAB) + log(2) - 0.25); /* not by counting alone */
+    assert_true(fabs(rated - log(perplexity) - log(2)) < 0.1);
+    free(loss);
+    ds_train_config_free(&config);
+}
+
 /* A step too small to change anything leaves the same model, which validation rates without
  * dropout. */
 static void test_validation_drops_nothing(void **state) {
@@ -372,6 +418,7 @@ static void test_wrong_data_is_refused_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_a_bert_learns_masked_tokens),
         cmocka_unit_test(test_validation_drops_nothing),
         cmocka_unit_test(test_resuming_is_bitwise),
         cmocka_unit_test(test_experts_are_saved_one_by_one),
