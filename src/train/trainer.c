@@ -149,8 +149,11 @@ static void report(ds_trainer *t, float rate, double step_s) {
         {"loss_scale", (double)t->progress.scaler.scale},
         {"skipped_steps", (double)t->progress.scaler.skipped_steps},
         {"rewinds", (double)t->progress.rewinds},
+        {"seconds_left", fields.seconds_left},
+        {"share_of_peak", per_s * t->flops_per_token / fields.peak_flops_per_s},
     };
-    ds_trainer_record(t, metrics, sizeof metrics / sizeof *metrics);
+    const size_t n_unknown = fields.peak_flops_per_s > 0 ? 0 : 1; /* the last one */
+    ds_trainer_record(t, metrics, sizeof metrics / sizeof *metrics - n_unknown);
 }
 
 static void plot_loss(ds_trainer *t) {
@@ -249,9 +252,7 @@ static bool is_stopping(ds_trainer *t) {
 
 static ds_status run(ds_trainer *t) {
     announce(t);
-    const bool aims_at_peak = t->config->dynamic_batch.enabled &&
-                              t->config->dynamic_batch.measure == DS_TRAIN_MEASURE_PEAK;
-    if (t->display || aims_at_peak) /* the display shows the share of it */
+    if (ds_trainer_rank(t) == 0) /* display and record have the share of it */
         t->peak_flops_per_s = ds_backend_peak_flops(t->backend, ds_train_config_dtype(t->config));
     t->start_s = ds_clock_s();
     DS_TRY(ds_trainer_fit_duration(t));

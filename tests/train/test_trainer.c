@@ -35,6 +35,31 @@ static void test_the_loss_falls(void **state) {
     free(loss);
 }
 
+/* The time left counts down to nothing; the share of the peak goes with the speed, and is left out
+ * where no peak is measured. */
+static void test_the_record_has_time_and_share(void **state) {
+    (void)state;
+    double *left = NULL, *share = NULL, *speed = NULL;
+    const char *const reference[] = {"device=ref", "training.steps=2"};
+    run("shares", NULL, 0);
+    assert_int_equal(recorded("shares", "seconds_left", NULL, &left), 20);
+    assert_int_equal(recorded("shares", "share_of_peak", NULL, &share), 20);
+    assert_int_equal(recorded("shares", "flops_per_s", NULL, &speed), 20);
+    assert_true(left[0] > 0 && left[19] == 0);
+    for (int i = 0; i < 20; i++) {
+        assert_true(share[i] > 0);
+        assert_true(fabs(share[i] / speed[i] * speed[0] / share[0] - 1) < 1e-6);
+    }
+    free(left);
+    free(share);
+    free(speed);
+    run("no-shares", reference, 2);
+    assert_int_equal(recorded("no-shares", "seconds_left", NULL, &left), 2);
+    assert_int_equal(recorded("no-shares", "share_of_peak", NULL, &share), 0);
+    free(left);
+    free(share);
+}
+
 /* What the last validation of a run printed. */
 static void read_validation(FILE *said, double *loss, double *perplexity) {
     char line[4096];
@@ -418,6 +443,7 @@ static void test_wrong_data_is_refused_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_the_record_has_time_and_share),
         cmocka_unit_test(test_a_bert_learns_masked_tokens),
         cmocka_unit_test(test_validation_drops_nothing),
         cmocka_unit_test(test_resuming_is_bitwise),
