@@ -365,27 +365,63 @@ static void run_interrupted(const char *folder, const char *const *overrides, si
     ds_train_config_free(&config);
 }
 
+static void assert_same_record(const char *a, const char *b, const char *metric, size_t n) {
+    double *x = NULL, *y = NULL;
+    assert_int_equal(recorded(a, metric, NULL, &x), n);
+    assert_int_equal(recorded(b, metric, NULL, &y), n);
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != y[i])
+            fail_msg("step %zu: %s is %g in %s, %g in %s", i + 1, metric, x[i], a, y[i], b);
+    free(x);
+    free(y);
+}
+
 /* 100 steps = 50 + SIGTERM + the rest, bit by bit. */
+static void check_signal(const char *name, const char *const *own, size_t n_own) {
+    enum { MOST = 6 };
+    char whole[64], halves[64];
+    const char *overrides[MOST + 2] = {"training.steps=100", "training.log_interval=1"};
+    assert_true(n_own <= MOST);
+    memcpy(overrides + 2, own, n_own * sizeof *own);
+    snprintf(whole, sizeof whole, "%s-whole", name);
+    snprintf(halves, sizeof halves, "%s-halves", name);
+    run(whole, overrides, n_own + 2);
+    run_interrupted(halves, overrides, n_own + 2);
+    run(halves, overrides, n_own + 2);
+    assert_same_checkpoint(whole, halves, 100);
+    assert_same_record(whole, halves, "loss", 100);
+    assert_same_record(whole, halves, "loss_scale", 100);
+}
+
 static void test_a_signal_costs_no_bit(void **state) {
     (void)state;
     static const struct {
-        const char *name, *mode, *bf16, *dropout;
+        const char *name, *overrides[5];
     } cases[] = {
-        {"plain", "precision.mode=full", "precision.bf16=false", "model.dropout=0"},
-        {"dropout", "precision.mode=full", "precision.bf16=false", "model.dropout=0.2"},
-        {"bf16", "precision.mode=mixed", "precision.bf16=true", "model.dropout=0.2"},
+        {"plain", {"model.dropout=0"}},
+        {"dropout", {"model.dropout=0.2"}},
+        {"bf16", {"precision.mode=mixed", "precision.bf16=true", "model.dropout=0.2"}},
+        /* the scale falls and rises, and 50 is no multiple of the interval */
+        {"fp16",
+         {"precision.mode=mixed", "precision.fp16=true", "precision.initial_loss_scale=1048576",
+          "precision.growth_interval=7"}},
+        {"accumulation", {"training.micro_batch=1", "training.gradient_accumulation_steps=3"}},
+        {"muon", {"optimizer.name=muon"}},
+        {"adafactor", {"optimizer.name=adafactor"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char whole[64], halves[64];
-        const char *const overrides[] = {cases[i].mode, cases[i].bf16, cases[i].dropout,
-                                         "training.steps=100", "training.log_interval=1"};
-        snprintf(whole, sizeof whole, "%s-whole", cases[i].name);
-        snprintf(halves, sizeof halves, "%s-halves", cases[i].name);
-        run(whole, overrides, 5);
-        run_interrupted(halves, overrides, 5);
-        run(halves, overrides, 5);
-        assert_same_checkpoint(whole, halves, 100);
+        size_t n = 0;
+        while (n < 5 && cases[i].overrides[n])
+            n++;
+        check_signal(cases[i].name, cases[i].overrides, n);
     }
+}
+
+static void test_a_signal_costs_a_bert_no_bit(void **state) {
+    (void)state;
+    const char *overrides[BERT_OVERRIDES + 1] = {"model.dropout=0.2"};
+    bert_overrides(overrides + 1);
+    check_signal("masked", overrides, BERT_OVERRIDES + 1);
 }
 
 int main(void) {
@@ -403,6 +439,7 @@ int main(void) {
         cmocka_unit_test(test_stale_checkpoints_are_set_aside),
         cmocka_unit_test(test_damaged_checkpoints_are_set_aside),
         cmocka_unit_test(test_a_signal_costs_no_bit),
+        cmocka_unit_test(test_a_signal_costs_a_bert_no_bit),
     };
     sigset_t term; /* blocked in all threads, before there are any */
     sigemptyset(&term);
