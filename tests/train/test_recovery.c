@@ -199,20 +199,26 @@ static void test_a_stuck_loss_scale_names_the_tensors(void **state) {
 
 static void test_a_full_disk_does_not_end_the_run(void **state) {
     (void)state;
-    static const char *const async[] = {"checkpoint.async=false", "checkpoint.async=true"};
+    /* Of steps 6 to 10 the record writes 2 each, then the checkpoint of step 10 begins. Written in
+     * the background it goes side by side with the record, but it alone syncs files. */
+    static const struct {
+        const char *async;
+        ds_fault fault;
+        long countdown;
+    } ways[] = {{"checkpoint.async=false", DS_FAULT_WRITE, 2 * 5 + 1 + 3},
+                {"checkpoint.async=true", DS_FAULT_SYNC, 1}};
     for (int i = 0; i < 2; i++) {
         ds_train_config config;
         FILE *said = NULL;
         char path[512], found[PATH_MAX];
-        const char *const overrides[] = {async[i], "checkpoint.interval=5",
+        const char *const overrides[] = {ways[i].async, "checkpoint.interval=5",
                                          "checkpoint.keep_last=0", "checkpoint.resume=never"};
         configure("full-disk", overrides, 4, &config);
         ds_trainer *t = open_speaking("full-disk", &config, &said);
         run_up_to(t, 5);
-        /* of steps 6 to 10 the record writes 2 each, then the checkpoint of step 10 begins */
-        ds_fault_arm(DS_FAULT_WRITE, 2 * 5 + 1 + 3);
+        ds_fault_arm(ways[i].fault, ways[i].countdown);
         run_up_to(t, 14);
-        ds_fault_arm(DS_FAULT_WRITE, 0);
+        ds_fault_arm(ways[i].fault, 0);
         assert_said(said, "the checkpoint failed, the one before it stays and training goes on: ");
         ds_trainer_free(t);
         fclose(said);
