@@ -113,6 +113,10 @@ static void write_ints(ds_program *p, const char *name, const int32_t *values, i
     check(ds_program_write(p, name, values, (size_t)n * sizeof *values));
 }
 
+static void write_number(ds_program *p, const char *name, float value) {
+    check(ds_program_write(p, name, &value, sizeof value));
+}
+
 /* Random tokens. Language models predict all of them, BERT about 15 % (Devlin et al. 2019). */
 static void write_inputs(bench *b, const ds_model_config *c, int64_t batch, int64_t seq_len) {
     const int64_t n = batch * seq_len;
@@ -128,22 +132,18 @@ static void write_inputs(bench *b, const ds_model_config *c, int64_t batch, int6
     }
     write_ints(b->gradients, "tokens", ids, n);
     write_ints(b->gradients, "labels", labels, n);
-    const float seed = 1.0f / (float)b->n_predicted;
-    check(ds_program_write(b->gradients, DS_LOSS_SEED, &seed, sizeof seed));
+    write_number(b->gradients, DS_LOSS_SEED, 1.0f / (float)b->n_predicted);
     if (masked) {
         write_ints(b->gradients, "segment_ids", zeros, n);
         write_ints(b->gradients, "next_sentence", zeros, batch);
         for (int64_t i = 0; i < batch; i++)
             ids[i] = (int32_t)seq_len;
         write_ints(b->gradients, "lengths", ids, batch);
+        write_number(b->gradients, DS_TOKENS_PER_SAMPLE, (float)b->n_predicted / (float)batch);
     }
     free(ids);
     free(labels);
     free(zeros);
-}
-
-static void write_number(ds_program *p, const char *name, float value) {
-    check(ds_program_write(p, name, &value, sizeof value));
 }
 
 static void set_up(bench *b, const arguments *a, ds_model_config *config) {

@@ -57,7 +57,10 @@ static const char usage[] =
     "\n"
     "Example, from a text to what training needs:\n"
     "  deepseek-tokenize train --vocab-size 8000 -o tokenizer.json book.txt\n"
-    "  deepseek-tokenize encode --tokenizer tokenizer.json -o data/book book.txt\n";
+    "  deepseek-tokenize encode --tokenizer tokenizer.json -o data/book book.txt\n"
+    "\n"
+    "For a BERT, which learns to fill in masked tokens:\n"
+    "  deepseek-tokenize train --special '[MASK]' --special '[CLS]' --special '[SEP]' book.txt\n";
 
 typedef struct options {
     const char *output, *tokenizer;

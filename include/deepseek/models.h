@@ -117,10 +117,16 @@ DS_API int64_t ds_model_n_params(const ds_model_config *config);
  * 6·(parameters in products) + attention (12·layers·hidden·seq_len, halved where causal). */
 DS_API double ds_model_flops_per_token(const ds_model_config *config, int64_t seq_len);
 
+/* Input of BERT's training graph, f32 rank 0: predicted tokens over samples of the whole step,
+ * which the sum of next-sentence losses is multiplied by. Their part of the loss over predicted
+ * tokens is then a mean over samples, however the step is cut into batches. */
+#define DS_TOKENS_PER_SAMPLE "tokens_per_sample"
+
 /* A training graph. Inputs: "tokens", "labels" i32 [batch, seq_len]; labels[t] is the token to
  * predict at place t, -100 for none. BERT also "segment_ids" i32 [batch, seq_len], "lengths" and
- * "next_sentence" i32 [batch]. Outputs: "loss", f32 rank 0, the sum over all predicted tokens (for
- * BERT plus the sum of next-sentence losses times predicted tokens over samples). */
+ * "next_sentence" i32 [batch], and DS_TOKENS_PER_SAMPLE. Outputs, f32 rank 0: "loss", the sum over
+ * all predicted tokens, for BERT with its next-sentence part; for BERT also "next_sentence_loss",
+ * the sum over samples. */
 DS_API void ds_model_build_training(ds_graph *g, const ds_model_config *config, int64_t batch,
                                     int64_t seq_len);
 

@@ -584,28 +584,33 @@ static bool equal_lists(const ds_config_key *key, const void *a, const void *b) 
     return true;
 }
 
+static bool equal_values(const ds_config_key *key, const void *a, const void *b) {
+    const char *x = (const char *)a + key->offset, *y = (const char *)b + key->offset;
+    if (key->type == DS_CONFIG_STRING || key->type == DS_CONFIG_PATH) {
+        char *s = NULL, *t = NULL;
+        memcpy(&s, x, sizeof s);
+        memcpy(&t, y, sizeof t);
+        return equal_strings(s, t);
+    }
+    if (key->type == DS_CONFIG_STRINGS || key->type == DS_CONFIG_INTS ||
+        key->type == DS_CONFIG_LIST)
+        return equal_lists(key, x, y);
+    return key->type == DS_CONFIG_ALIAS || memcmp(x, y, key->size) == 0;
+}
+
 bool ds_config_equal(const ds_config_table *table, const void *a, const void *b,
                      const char **difference) {
-    for (size_t i = 0; i < table->n_keys; i++) {
-        const ds_config_key *key = &table->keys[i];
-        const char *x = (const char *)a + key->offset, *y = (const char *)b + key->offset;
-        bool same = true;
-        if (key->type == DS_CONFIG_STRING || key->type == DS_CONFIG_PATH) {
-            char *s = NULL, *t = NULL;
-            memcpy(&s, x, sizeof s);
-            memcpy(&t, y, sizeof t);
-            same = equal_strings(s, t);
-        } else if (key->type == DS_CONFIG_STRINGS || key->type == DS_CONFIG_INTS ||
-                   key->type == DS_CONFIG_LIST) {
-            same = equal_lists(key, x, y);
-        } else if (key->type != DS_CONFIG_ALIAS) {
-            same = memcmp(x, y, key->size) == 0;
-        }
-        if (!same) {
+    for (size_t i = 0; i < table->n_keys; i++)
+        if (!equal_values(&table->keys[i], a, b)) {
             if (difference)
-                *difference = key->path;
+                *difference = table->keys[i].path;
             return false;
         }
-    }
     return true;
+}
+
+bool ds_config_equal_key(const ds_config_table *table, const char *path, const void *a,
+                         const void *b) {
+    const ds_config_key *key = find_key(table, path);
+    return key && equal_values(key, a, b);
 }

@@ -136,6 +136,10 @@ void ds_config_release(const ds_config_table *table, void *fields);
 bool ds_config_equal(const ds_config_table *table, const void *a, const void *b,
                      const char **difference);
 
+/* The same of one key; false if there is no such key. */
+bool ds_config_equal_key(const ds_config_table *table, const char *path, const void *a,
+                         const void *b);
+
 /* The struct as YAML: every key, readable by ds_config_read_text. */
 void ds_config_dump(const ds_config_table *table, const void *fields, ds_text *out);
 

@@ -66,18 +66,15 @@ static ds_model_inputs whole_sequences(ds_graph *g, const ds_model_config *c, in
     return in;
 }
 
-/* Loss of the next-sentence head, per sample, in the unit of the token losses: the trainer divides
- * the whole by the number of predicted tokens, so each sample's share is scaled by tokens/sample.
- */
-static ds_node *next_sentence_loss(ds_graph *g, const ds_model_config *c, ds_node *hidden,
-                                   ds_node *labels) {
+/* Loss of the next-sentence head, in the unit of the token losses: the trainer divides the whole by
+ * the predicted tokens of the step, which leaves the mean over the step's samples. */
+static ds_node *next_sentence_loss(ds_graph *g, const ds_model_config *c, ds_node *hidden) {
     const int64_t batch = ds_node_dim(hidden, 0);
     ds_node *follows = ds_graph_input(g, "next_sentence", DS_I32, 1, (int64_t[]){batch});
+    ds_node *per_sample = ds_graph_input(g, DS_TOKENS_PER_SAMPLE, DS_F32, 0, NULL);
     ds_node *loss = ds_graph_cross_entropy(g, ds_bert_next_sentence(g, c, hidden), follows);
-    ds_node *ignored = ds_graph_fill(g, DS_IGNORED_LABEL, DS_F32, 0, NULL);
-    ds_node *is_predicted = ds_graph_binary(g, DS_LESS, ignored, ds_graph_cast(g, labels, DS_F32));
-    ds_node *per_sample = ds_graph_scale(g, ds_graph_sum_all(g, is_predicted), 1.0f / (float)batch);
-    return ds_graph_mul(g, loss, ds_graph_stop_gradient(g, per_sample));
+    ds_graph_output(g, "next_sentence_loss", loss);
+    return ds_graph_mul(g, loss, per_sample);
 }
 
 void ds_model_build_packed(ds_graph *g, const ds_model_config *c, int64_t batch, int64_t seq_len,
@@ -96,7 +93,7 @@ void ds_model_build_packed(ds_graph *g, const ds_model_config *c, int64_t batch,
     ds_node *logits = families[c->architecture].head(g, c, trunk.hidden);
     ds_node *loss = ds_graph_cross_entropy(g, logits, labels);
     if (c->architecture == DS_BERT)
-        loss = ds_graph_add(g, loss, next_sentence_loss(g, c, trunk.hidden, labels));
+        loss = ds_graph_add(g, loss, next_sentence_loss(g, c, trunk.hidden));
     if (trunk.balance) { /* per token, so that dividing by the tokens leaves the published weight */
         const float weight = c->router_loss_weight * (float)(batch * seq_len) / (float)c->n_layers;
         loss = ds_graph_add(g, loss, ds_graph_scale(g, trunk.balance, weight));

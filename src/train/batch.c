@@ -78,7 +78,7 @@ ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_s
 }
 
 ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, int i,
-                              ds_program *program) {
+                              float tokens_per_sample, ds_program *program) {
     const struct {
         const char *input;
         const int32_t *values; /* NULL: the model has no such input */
@@ -98,5 +98,8 @@ ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, i
             DS_TRY(ds_program_write(program, inputs[k].input, inputs[k].values + i * n,
                                     (size_t)n * sizeof(int32_t)));
     }
+    if (batch->next_sentence)
+        return ds_program_write(program, DS_TOKENS_PER_SAMPLE, &tokens_per_sample,
+                                sizeof tokens_per_sample);
     return DS_OK;
 }

@@ -9,35 +9,51 @@
 #include "base/text.h"
 #include "train/trainer.h"
 
-/* Mean over the same first samples each time, so that the numbers can be compared. */
+/* Losses of validation, summed. */
+typedef struct rating {
+    double tokens, next_sentence; /* the latter of BERT; else 0 */
+    int64_t n_predicted, n_samples;
+} rating;
+
+static ds_status add_output(ds_program *p, const char *name, double *sum) {
+    float value = 0;
+    DS_TRY(ds_program_read(p, name, &value, sizeof value));
+    *sum += (double)value;
+    return DS_OK;
+}
+
+/* BERT's two losses are read apart: the next-sentence one counts nothing in "loss" here. */
+static ds_status rate_batch(ds_trainer *t, ds_step_batch *batch, rating *sums) {
+    DS_TRY(ds_step_batch_fill(t, t->validation_data, 1, batch));
+    DS_TRY(ds_step_batch_write(t, batch, 0, 0, t->evaluate));
+    DS_TRY(ds_program_run(t->evaluate));
+    sums->n_predicted += batch->n_predicted;
+    sums->n_samples += t->micro_batch;
+    if (batch->next_sentence)
+        DS_TRY(add_output(t->evaluate, "next_sentence_loss", &sums->next_sentence));
+    return add_output(t->evaluate, "loss", &sums->tokens);
+}
+
+/* Mean over the same first samples each time, so that the numbers can be compared. The perplexity
+ * is that of the tokens alone. */
 ds_status ds_trainer_evaluate(ds_trainer *t) {
     if (!t->validation_data)
         return DS_OK;
     ds_step_batch batch = {0};
-    double loss = 0;
-    int64_t n_predicted = 0;
+    rating sums = {0};
     DS_TRY(ds_step_batch_new(t, &batch));
     ds_status status = ds_loader_seek(t->validation_data, 0);
-    for (int i = 0; i < t->config->training.eval_batches && status == DS_OK; i++) {
-        float sum = 0;
-        status = ds_step_batch_fill(t, t->validation_data, 1, &batch);
-        if (status == DS_OK)
-            status = ds_step_batch_write(t, &batch, 0, t->evaluate);
-        if (status == DS_OK)
-            status = ds_program_run(t->evaluate);
-        if (status == DS_OK)
-            status = ds_program_read(t->evaluate, "loss", &sum, sizeof sum);
-        loss += (double)sum;
-        n_predicted += batch.n_predicted;
-    }
+    for (int i = 0; i < t->config->training.eval_batches && status == DS_OK; i++)
+        status = rate_batch(t, &batch, &sums);
     ds_step_batch_free(&batch);
     DS_TRY(status);
-    t->last_validation_loss = n_predicted > 0 ? loss / (double)n_predicted : (double)NAN;
+    const double of_tokens =
+        sums.n_predicted > 0 ? sums.tokens / (double)sums.n_predicted : (double)NAN;
+    t->last_validation_loss = of_tokens + sums.next_sentence / (double)sums.n_samples;
     const ds_metric metric = {"validation/loss", t->last_validation_loss};
     ds_trainer_record(t, &metric, 1);
     ds_trainer_note(t, "step %lld: validation loss %.4f, perplexity %.2f",
-                    (long long)t->progress.step, t->last_validation_loss,
-                    exp(t->last_validation_loss));
+                    (long long)t->progress.step, t->last_validation_loss, exp(of_tokens));
     return DS_OK;
 }
 

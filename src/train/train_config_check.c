@@ -226,6 +226,65 @@ static ds_status check_storage(const ds_config *reader, const ds_train_config *c
     return DS_OK;
 }
 
+/* ---- keys without effect --------------------------------------------------------------------- */
+
+static bool uses_momentum(const ds_train_config *c) {
+    return c->optimizer.name == DS_TRAIN_SGD || c->optimizer.name == DS_TRAIN_MUON;
+}
+
+static bool masks_tokens(const ds_train_config *c) {
+    return c->data.task == DS_TRAIN_MASKED_LM;
+}
+
+static bool has_dynamic_batch(const ds_train_config *c) {
+    return c->dynamic_batch.enabled;
+}
+
+static bool offloads_to_file(const ds_train_config *c) {
+    return c->memory.offload == DS_TRAIN_OFFLOAD_FILE;
+}
+
+static bool is_quantised(const ds_train_config *c) {
+    return c->quantization.mode != DS_TRAIN_QUANTISATION_NONE;
+}
+
+/* What a key needs another one to be. */
+static const struct {
+    const char *path, *other, *wanted;
+    bool (*has_effect)(const ds_train_config *c);
+} dependent_keys[] = {
+    {"optimizer.momentum", "optimizer.name", "sgd or muon", uses_momentum},
+    {"data.mask_probability", "data.task", "masked_lm", masks_tokens},
+    {"dynamic_batch.min_batch", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"dynamic_batch.max_batch", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"dynamic_batch.utilization_threshold", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"dynamic_batch.ramp_up_steps", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"dynamic_batch.measure", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"dynamic_batch.scale_learning_rate", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"dynamic_batch.replay", "dynamic_batch.enabled", "true", has_dynamic_batch},
+    {"memory.offload_path", "memory.offload", "file", offloads_to_file},
+    {"quantization.dtype", "quantization.mode", "qat", is_quantised},
+    {"quantization.activations", "quantization.mode", "qat", is_quantised},
+};
+
+/* A resolved configuration has all keys: a default beside a key that says it is not used is fine.
+ */
+static ds_status check_effects(const ds_config *reader, const ds_train_config *c) {
+    ds_train_config defaults;
+    ds_status status = ds_train_config_default(&defaults);
+    const size_t n = sizeof dependent_keys / sizeof *dependent_keys;
+    for (size_t i = 0; i < n && status == DS_OK; i++) {
+        const char *path = dependent_keys[i].path, *other = dependent_keys[i].other;
+        const bool is_resolved = ds_config_given(reader, other) &&
+                                 ds_config_equal_key(&ds_train_config_table, path, c, &defaults);
+        if (ds_config_given(reader, path) && !dependent_keys[i].has_effect(c) && !is_resolved)
+            status = ds_config_fail(reader, path, "no effect unless %s is %s", other,
+                                    dependent_keys[i].wanted);
+    }
+    ds_train_config_free(&defaults);
+    return status;
+}
+
 ds_status ds_train_config_check(const ds_config *reader, int data_parallel_size,
                                 ds_train_config *config) {
     if (data_parallel_size < 1 || data_parallel_size > MAX_RANKS)
@@ -237,5 +296,6 @@ ds_status ds_train_config_check(const ds_config *reader, int data_parallel_size,
     DS_TRY(check_batch(reader, data_parallel_size, config));
     DS_TRY(check_dynamic_batch(reader, config));
     DS_TRY(check_training(reader, config));
+    DS_TRY(check_effects(reader, config));
     return check_storage(reader, config);
 }

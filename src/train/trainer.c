@@ -1,5 +1,6 @@
 /* The training loop. One step: the gradients of all its micro-batches, then one update; the loss is
- * the mean over every predicted token of the step, whichever micro-batch it lies in. */
+ * the mean over every predicted token of the step, whichever micro-batch it lies in (and BERT's
+ * next-sentence loss, over every sample). */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -44,15 +45,20 @@ bool ds_trainer_finished(const ds_trainer *t) {
 /* ---- one step
  * ------------------------------------------------------------------------------------ */
 
+static int64_t samples_of_step(const ds_trainer *t) {
+    return t->n_micro * t->micro_batch * ds_trainer_n_ranks(t);
+}
+
 ds_status ds_trainer_gradients(ds_trainer *t, double *loss) {
     const int64_t n = t->batch.n_predicted > 0 ? t->batch.n_predicted : 1;
     const float seed = t->progress.scaler.scale / (float)n;
+    const float tokens_per_sample = (float)n / (float)samples_of_step(t);
     const int64_t rank = ds_trainer_rank(t), n_ranks = ds_trainer_n_ranks(t);
     *loss = 0;
     for (int i = 0; i < t->n_micro; i++) {
         ds_program *p = i == 0 ? t->first : t->more;
         float sum = 0;
-        DS_TRY(ds_step_batch_write(t, &t->batch, i, p));
+        DS_TRY(ds_step_batch_write(t, &t->batch, i, tokens_per_sample, p));
         DS_TRY(ds_program_write(p, DS_LOSS_SEED, &seed, sizeof seed));
         DS_TRY(ds_program_seed(p, (int64_t)ds_mix64((uint64_t)t->config->training.seed),
                                t->progress.samples + (i * n_ranks + rank) * t->micro_batch));
@@ -87,7 +93,7 @@ static ds_status train_step(ds_trainer *t, float rate, bool *rewound) {
     t->last_loss = loss;
     t->last_grad_norm = (double)norm;
     t->progress.step++;
-    t->progress.samples += t->n_micro * t->micro_batch * ds_trainer_n_ranks(t);
+    t->progress.samples += samples_of_step(t);
     t->progress.tokens += t->batch.n_predicted;
     t->steps_this_run++;
     const bool overflow = !isfinite(norm) || !isfinite(loss);
@@ -109,7 +115,7 @@ static double peak_memory(void) {
 
 static void report(ds_trainer *t, float rate, double step_s) {
     const double n_ranks = ds_trainer_n_ranks(t);
-    const double tokens = n_ranks * (double)(t->n_micro * t->micro_batch * t->seq_len);
+    const double tokens = (double)(samples_of_step(t) * t->seq_len);
     const double per_s = tokens / step_s;
     t->smoothed_tokens_per_s =
         t->smoothed_tokens_per_s > 0 ? 0.9 * t->smoothed_tokens_per_s + 0.1 * per_s : per_s;
@@ -143,8 +149,11 @@ static void report(ds_trainer *t, float rate, double step_s) {
         {"loss_scale", (double)t->progress.scaler.scale},
         {"skipped_steps", (double)t->progress.scaler.skipped_steps},
         {"rewinds", (double)t->progress.rewinds},
+        {"seconds_left", fields.seconds_left},
+        {"share_of_peak", per_s * t->flops_per_token / fields.peak_flops_per_s},
     };
-    ds_trainer_record(t, metrics, sizeof metrics / sizeof *metrics);
+    const size_t n_unknown = fields.peak_flops_per_s > 0 ? 0 : 1; /* the last one */
+    ds_trainer_record(t, metrics, sizeof metrics / sizeof *metrics - n_unknown);
 }
 
 static void plot_loss(ds_trainer *t) {
@@ -243,9 +252,7 @@ static bool is_stopping(ds_trainer *t) {
 
 static ds_status run(ds_trainer *t) {
     announce(t);
-    const bool aims_at_peak = t->config->dynamic_batch.enabled &&
-                              t->config->dynamic_batch.measure == DS_TRAIN_MEASURE_PEAK;
-    if (t->display || aims_at_peak) /* the display shows the share of it */
+    if (ds_trainer_rank(t) == 0) /* display and record have the share of it */
         t->peak_flops_per_s = ds_backend_peak_flops(t->backend, ds_train_config_dtype(t->config));
     t->start_s = ds_clock_s();
     DS_TRY(ds_trainer_fit_duration(t));

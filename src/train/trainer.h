@@ -160,8 +160,9 @@ void ds_step_batch_free(ds_step_batch *batch);
 /* Fills it with the next samples of the loader; of training data with this rank's share of the next
  * micro-batches of all ranks. */
 ds_status ds_step_batch_fill(ds_trainer *t, ds_loader *loader, int n_micro, ds_step_batch *batch);
-/* Writes micro-batch i to the inputs of a program. */
+/* Writes micro-batch i to the inputs of a program. tokens_per_sample: of the whole step, for models
+ * whose loss has a part of each sample (DS_TOKENS_PER_SAMPLE). */
 ds_status ds_step_batch_write(const ds_trainer *t, const ds_step_batch *batch, int i,
-                              ds_program *program);
+                              float tokens_per_sample, ds_program *program);
 
 #endif

@@ -181,6 +181,11 @@ static void check_training(const char *family, const char *backend, ds_compile_o
     const float n = predicted_tokens(&m), seed = 1 / n;
     float loss = NAN;
     require(ds_program_write(p, DS_LOSS_SEED, &seed, sizeof seed));
+    if (m.config.architecture == DS_BERT) {
+        const float tokens_per_sample = n / (float)tokens->dims[0];
+        require(ds_program_write(p, DS_TOKENS_PER_SAMPLE, &tokens_per_sample,
+                                 sizeof tokens_per_sample));
+    }
     require(ds_program_run(p));
     require(ds_program_read(p, "loss", &loss, sizeof loss));
     loss /= n;

@@ -66,6 +66,7 @@ static void write_inputs(ds_program *p, const ds_model_config *c) {
         return;
     write_ids(p, "segment_ids", (size_t)(BATCH * SEQ_LEN), 2);
     write_ids(p, "next_sentence", BATCH, 2);
+    require(ds_program_write(p, DS_TOKENS_PER_SAMPLE, &(float){SEQ_LEN}, sizeof(float)));
     require(ds_program_write(p, "lengths", lengths, sizeof lengths));
 }
 

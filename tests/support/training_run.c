@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,24 @@
 enum { TOKENS = 40000 };
 
 static char root[] = "/tmp/ds-trainer-XXXXXX";
+static char masked_tokenizer[128]; /* the override that names it */
+
+static bool write_masked_vocabulary(void) {
+    char path[64], lines[8 * (VOCAB + 8)];
+    size_t n = 0;
+    for (int i = 0; i < VOCAB; i++)
+        n += (size_t)snprintf(lines + n, sizeof lines - n, "word%d\n", i);
+    n += (size_t)snprintf(lines + n, sizeof lines - n, "[UNK]\n[CLS]\n[SEP]\n[MASK]\n");
+    snprintf(path, sizeof path, "%s/vocab.txt", root);
+    snprintf(masked_tokenizer, sizeof masked_tokenizer, "data.tokenizer=%s", path);
+    return ds_file_replace(path, lines, n) == DS_OK;
+}
+
+void bert_overrides(const char *out[BERT_OVERRIDES]) {
+    out[0] = "model.architecture=bert";
+    out[1] = "model.vocab_size=auto";
+    out[2] = masked_tokenizer;
+}
 
 int make_corpus(void **state) {
     (void)state;
@@ -32,7 +51,7 @@ int make_corpus(void **state) {
     }
     snprintf(path, sizeof path, "%s/corpus", root);
     ds_indexed_writer *w = NULL;
-    return ds_indexed_writer_open(path, 2, &w) == DS_OK &&
+    return write_masked_vocabulary() && ds_indexed_writer_open(path, 2, &w) == DS_OK &&
                    ds_indexed_writer_add_document(w, ids, TOKENS) == DS_OK &&
                    ds_indexed_writer_close(w) == DS_OK
                ? 0
@@ -64,6 +83,18 @@ void configure(const char *folder, const char *const *overrides, size_t n, ds_tr
 ds_trainer *open_trainer(const ds_train_config *config) {
     ds_trainer *t = NULL;
     if (ds_trainer_new(config, (ds_trainer_opts){.progress_fd = -1}, &t) != DS_OK)
+        fail_msg("%s", ds_error());
+    return t;
+}
+
+ds_trainer *open_speaking(const char *folder, const ds_train_config *config, FILE **said) {
+    char path[512];
+    ds_trainer *t = NULL;
+    assert_int_equal(ds_folder_make(file_in(folder, "", path)), DS_OK);
+    *said = fopen(file_in(folder, "said", path), "w+");
+    assert_non_null(*said);
+    const ds_trainer_opts opts = {.progress_fd = fileno(*said)};
+    if (ds_trainer_new(config, opts, &t) != DS_OK)
         fail_msg("%s", ds_error());
     return t;
 }

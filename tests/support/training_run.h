@@ -3,6 +3,7 @@
 #define SUPPORT_TRAINING_RUN_H
 
 #include <stddef.h>
+#include <stdio.h>
 #include "deepseek/train.h"
 
 enum { VOCAB = 48 };
@@ -15,7 +16,13 @@ int remove_corpus(void **state);
 /* The tiny model's configuration with these overrides, in this run folder: 20 steps in f32, no
  * checkpoint but the last, written while training waits. */
 void configure(const char *folder, const char *const *overrides, size_t n, ds_train_config *out);
+/* Overrides that make it a BERT, which learns to fill in masked tokens of the same stream. Its
+ * vocabulary has the marks that this needs behind the stream's tokens. */
+enum { BERT_OVERRIDES = 3 };
+void bert_overrides(const char *out[BERT_OVERRIDES]);
 ds_trainer *open_trainer(const ds_train_config *config);
+/* One whose display goes to a file of the run folder. */
+ds_trainer *open_speaking(const char *folder, const ds_train_config *config, FILE **said);
 /* From the beginning, or from where the folder's checkpoint is, to the last step. */
 void run(const char *folder, const char *const *overrides, size_t n);
 

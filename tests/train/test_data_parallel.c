@@ -118,6 +118,20 @@ static void test_any_number_of_ranks_gives_the_same_losses(void **state) {
         }
 }
 
+/* Samples of BERT have some more, some fewer tokens to predict, and one pair of sentences each. */
+static void test_ranks_of_a_bert_give_the_same_losses(void **state) {
+    (void)state;
+    static const char *const micro[] = {"training.micro_batch=4", "training.micro_batch=2"};
+    static const char *const folders[] = {"bert-1", "bert-2"};
+    for (int i = 0; i < 2; i++) {
+        const char *overrides[BERT_OVERRIDES + 4] = {micro[i], "training.steps=12",
+                                                     "model.dropout=0.1", "threads=1"};
+        bert_overrides(overrides + 4);
+        run_all(i + 1, folders[i], overrides, BERT_OVERRIDES + 4);
+    }
+    assert_same_losses(folders[0], folders[1], 12);
+}
+
 static void test_checkpoints_belong_to_no_number_of_ranks(void **state) {
     (void)state;
     const char *const whole[] = {"training.gradient_accumulation_steps=2", "training.steps=10",
@@ -172,6 +186,7 @@ static void test_what_ranks_cannot_do_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_number_of_ranks_gives_the_same_losses),
+        cmocka_unit_test(test_ranks_of_a_bert_give_the_same_losses),
         cmocka_unit_test(test_checkpoints_belong_to_no_number_of_ranks),
         cmocka_unit_test(test_all_stop_when_one_is_asked),
         cmocka_unit_test(test_the_failure_of_one_is_told_to_all),

@@ -24,19 +24,6 @@
 /* ---- what a run says ----------------------------------------------------------------------------
  */
 
-/* A trainer whose display goes to a file of the run folder. */
-static ds_trainer *open_speaking(const char *folder, const ds_train_config *config, FILE **said) {
-    char path[512];
-    ds_trainer *t = NULL;
-    assert_int_equal(ds_folder_make(file_in(folder, "", path)), DS_OK);
-    *said = fopen(file_in(folder, "said", path), "w+");
-    assert_non_null(*said);
-    const ds_trainer_opts opts = {.progress_fd = fileno(*said)};
-    if (ds_trainer_new(config, opts, &t) != DS_OK)
-        fail_msg("%s", ds_error());
-    return t;
-}
-
 static void assert_said(FILE *said, const char *wanted) {
     static char text[1 << 20];
     rewind(said);
@@ -212,20 +199,26 @@ static void test_a_stuck_loss_scale_names_the_tensors(void **state) {
 
 static void test_a_full_disk_does_not_end_the_run(void **state) {
     (void)state;
-    static const char *const async[] = {"checkpoint.async=false", "checkpoint.async=true"};
+    /* Of steps 6 to 10 the record writes 2 each, then the checkpoint of step 10 begins. Written in
+     * the background it goes side by side with the record, but it alone syncs files. */
+    static const struct {
+        const char *async;
+        ds_fault fault;
+        long countdown;
+    } ways[] = {{"checkpoint.async=false", DS_FAULT_WRITE, 2 * 5 + 1 + 3},
+                {"checkpoint.async=true", DS_FAULT_SYNC, 1}};
     for (int i = 0; i < 2; i++) {
         ds_train_config config;
         FILE *said = NULL;
         char path[512], found[PATH_MAX];
-        const char *const overrides[] = {async[i], "checkpoint.interval=5",
+        const char *const overrides[] = {ways[i].async, "checkpoint.interval=5",
                                          "checkpoint.keep_last=0", "checkpoint.resume=never"};
         configure("full-disk", overrides, 4, &config);
         ds_trainer *t = open_speaking("full-disk", &config, &said);
         run_up_to(t, 5);
-        /* of steps 6 to 10 the record writes 2 each, then the checkpoint of step 10 begins */
-        ds_fault_arm(DS_FAULT_WRITE, 2 * 5 + 1 + 3);
+        ds_fault_arm(ways[i].fault, ways[i].countdown);
         run_up_to(t, 14);
-        ds_fault_arm(DS_FAULT_WRITE, 0);
+        ds_fault_arm(ways[i].fault, 0);
         assert_said(said, "the checkpoint failed, the one before it stays and training goes on: ");
         ds_trainer_free(t);
         fclose(said);
@@ -378,27 +371,63 @@ static void run_interrupted(const char *folder, const char *const *overrides, si
     ds_train_config_free(&config);
 }
 
+static void assert_same_record(const char *a, const char *b, const char *metric, size_t n) {
+    double *x = NULL, *y = NULL;
+    assert_int_equal(recorded(a, metric, NULL, &x), n);
+    assert_int_equal(recorded(b, metric, NULL, &y), n);
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != y[i])
+            fail_msg("step %zu: %s is %g in %s, %g in %s", i + 1, metric, x[i], a, y[i], b);
+    free(x);
+    free(y);
+}
+
 /* 100 steps = 50 + SIGTERM + the rest, bit by bit. */
+static void check_signal(const char *name, const char *const *own, size_t n_own) {
+    enum { MOST = 6 };
+    char whole[64], halves[64];
+    const char *overrides[MOST + 2] = {"training.steps=100", "training.log_interval=1"};
+    assert_true(n_own <= MOST);
+    memcpy(overrides + 2, own, n_own * sizeof *own);
+    snprintf(whole, sizeof whole, "%s-whole", name);
+    snprintf(halves, sizeof halves, "%s-halves", name);
+    run(whole, overrides, n_own + 2);
+    run_interrupted(halves, overrides, n_own + 2);
+    run(halves, overrides, n_own + 2);
+    assert_same_checkpoint(whole, halves, 100);
+    assert_same_record(whole, halves, "loss", 100);
+    assert_same_record(whole, halves, "loss_scale", 100);
+}
+
 static void test_a_signal_costs_no_bit(void **state) {
     (void)state;
     static const struct {
-        const char *name, *mode, *bf16, *dropout;
+        const char *name, *overrides[5];
     } cases[] = {
-        {"plain", "precision.mode=full", "precision.bf16=false", "model.dropout=0"},
-        {"dropout", "precision.mode=full", "precision.bf16=false", "model.dropout=0.2"},
-        {"bf16", "precision.mode=mixed", "precision.bf16=true", "model.dropout=0.2"},
+        {"plain", {"model.dropout=0"}},
+        {"dropout", {"model.dropout=0.2"}},
+        {"bf16", {"precision.mode=mixed", "precision.bf16=true", "model.dropout=0.2"}},
+        /* the scale falls and rises, and 50 is no multiple of the interval */
+        {"fp16",
+         {"precision.mode=mixed", "precision.fp16=true", "precision.initial_loss_scale=1048576",
+          "precision.growth_interval=7"}},
+        {"accumulation", {"training.micro_batch=1", "training.gradient_accumulation_steps=3"}},
+        {"muon", {"optimizer.name=muon"}},
+        {"adafactor", {"optimizer.name=adafactor"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char whole[64], halves[64];
-        const char *const overrides[] = {cases[i].mode, cases[i].bf16, cases[i].dropout,
-                                         "training.steps=100", "training.log_interval=1"};
-        snprintf(whole, sizeof whole, "%s-whole", cases[i].name);
-        snprintf(halves, sizeof halves, "%s-halves", cases[i].name);
-        run(whole, overrides, 5);
-        run_interrupted(halves, overrides, 5);
-        run(halves, overrides, 5);
-        assert_same_checkpoint(whole, halves, 100);
+        size_t n = 0;
+        while (n < 5 && cases[i].overrides[n])
+            n++;
+        check_signal(cases[i].name, cases[i].overrides, n);
     }
+}
+
+static void test_a_signal_costs_a_bert_no_bit(void **state) {
+    (void)state;
+    const char *overrides[BERT_OVERRIDES + 1] = {"model.dropout=0.2"};
+    bert_overrides(overrides + 1);
+    check_signal("masked", overrides, BERT_OVERRIDES + 1);
 }
 
 int main(void) {
@@ -416,6 +445,7 @@ int main(void) {
         cmocka_unit_test(test_stale_checkpoints_are_set_aside),
         cmocka_unit_test(test_damaged_checkpoints_are_set_aside),
         cmocka_unit_test(test_a_signal_costs_no_bit),
+        cmocka_unit_test(test_a_signal_costs_a_bert_no_bit),
     };
     sigset_t term; /* blocked in all threads, before there are any */
     sigemptyset(&term);

@@ -236,6 +236,16 @@ static const struct {
      "f.yaml:1:22: checkpoint.resume: no value; expected auto, never or a checkpoint's folder"},
     {"supervise: {backoff: 2min}\n",
      "f.yaml:1:22: supervise.backoff: 120s is more than max_backoff, 60s"},
+    {"optimizer: {momentum: 0.5, name: adamw}\n",
+     "f.yaml:1:23: optimizer.momentum: no effect unless optimizer.name is sgd or muon"},
+    {"data: {mask_probability: 0.3}\n",
+     "f.yaml:1:26: data.mask_probability: no effect unless data.task is masked_lm"},
+    {"dynamic_batch: {enabled: false, ramp_up_steps: 500}\n",
+     "f.yaml:1:48: dynamic_batch.ramp_up_steps: no effect unless dynamic_batch.enabled is true"},
+    {"memory: {offload: host, offload_path: /tmp}\n",
+     "f.yaml:1:39: memory.offload_path: no effect unless memory.offload is file"},
+    {"quantization: {dtype: int8}\n",
+     "f.yaml:1:23: quantization.dtype: no effect unless quantization.mode is qat"},
 };
 
 static void test_refused(void **state) {
@@ -306,6 +316,29 @@ static void test_refused_overrides(void **state) {
         }
     }
     assert_int_equal(failures, 0);
+}
+
+/* The same keys where they do something, and as a resolved configuration has them. */
+static void test_keys_with_effect(void **state) {
+    (void)state;
+    static const char *const accepted[] = {
+        "optimizer: {momentum: 0.5, name: muon}\n",
+        "data: {mask_probability: 0.3, task: masked_lm}\n",
+        "model: {architecture: bert}\ndata: {mask_probability: 0.3}\n",
+        "dynamic_batch: {enabled: true, ramp_up_steps: 500}\n",
+        "memory: {offload: file, offload_path: /tmp}\n",
+        "quantization: {mode: qat, dtype: int8}\n",
+        ""};
+    for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
+        ds_train_config c;
+        accept(accepted[i], &c);
+        char *resolved = ds_train_config_dump_yaml(&c);
+        ds_train_config_free(&c);
+        assert_non_null(strstr(resolved, "ramp_up_steps"));
+        accept(resolved, &c);
+        ds_train_config_free(&c);
+        free(resolved);
+    }
 }
 
 static void test_overrides(void **state) {
@@ -621,13 +654,21 @@ static void test_help_and_schema(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),        cmocka_unit_test(test_precision),
-        cmocka_unit_test(test_refused),         cmocka_unit_test(test_refused_overrides),
-        cmocka_unit_test(test_overrides),       cmocka_unit_test(test_batch_rule),
-        cmocka_unit_test(test_steps),           cmocka_unit_test(test_dump),
-        cmocka_unit_test(test_include),         cmocka_unit_test(test_environment),
-        cmocka_unit_test(test_hostile),         cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_shipped_configs), cmocka_unit_test(test_docs),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_precision),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused_overrides),
+        cmocka_unit_test(test_keys_with_effect),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_batch_rule),
+        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_dump),
+        cmocka_unit_test(test_include),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_shipped_configs),
+        cmocka_unit_test(test_docs),
         cmocka_unit_test(test_help_and_schema),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,6 +35,77 @@ static void test_the_loss_falls(void **state) {
     free(loss);
 }
 
+/* The time left counts down to nothing; the share of the peak goes with the speed, and is left out
+ * where no peak is measured. */
+static void test_the_record_has_time_and_share(void **state) {
+    (void)state;
+    double *left = NULL, *share = NULL, *speed = NULL;
+    const char *const reference[] = {"device=ref", "training.steps=2"};
+    run("shares", NULL, 0);
+    assert_int_equal(recorded("shares", "seconds_left", NULL, &left), 20);
+    assert_int_equal(recorded("shares", "share_of_peak", NULL, &share), 20);
+    assert_int_equal(recorded("shares", "flops_per_s", NULL, &speed), 20);
+    assert_true(left[0] > 0 && left[19] == 0);
+    for (int i = 0; i < 20; i++) {
+        assert_true(share[i] > 0);
+        assert_true(fabs(share[i] / speed[i] * speed[0] / share[0] - 1) < 1e-6);
+    }
+    free(left);
+    free(share);
+    free(speed);
+    run("no-shares", reference, 2);
+    assert_int_equal(recorded("no-shares", "seconds_left", NULL, &left), 2);
+    assert_int_equal(recorded("no-shares", "share_of_peak", NULL, &share), 0);
+    free(left);
+    free(share);
+}
+
+/* What the last validation of a run printed. */
+static void read_validation(FILE *said, double *loss, double *perplexity) {
+    char line[4096];
+    int n = 0;
+    rewind(said);
+    while (fgets(line, sizeof line, said)) {
+        const char *at = strstr(line, "validation loss ");
+        if (at)
+            n = sscanf(at, "validation loss %lf, perplexity %lf", loss, perplexity);
+    }
+    assert_int_equal(n, 2);
+}
+
+static double mean(const double *x, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (double)n;
+}
+
+/* The pairs of sentences are all from one document, which leaves nothing to tell them by: that part
+ * of the loss stays at ln 2, while masked tokens are learned from their neighbours. The perplexity
+ * is of the tokens alone. */
+static void test_a_bert_learns_masked_tokens(void **state) {
+    (void)state;
+    ds_train_config config;
+    FILE *said = NULL;
+    const char *overrides[BERT_OVERRIDES + 2] = {"training.steps=400", "training.micro_batch=16"};
+    bert_overrides(overrides + 2);
+    configure("bert", overrides, BERT_OVERRIDES + 2, &config);
+    ds_trainer *t = open_speaking("bert", &config, &said);
+    if (ds_trainer_run(t) != DS_OK)
+        fail_msg("%s", ds_error());
+    ds_trainer_free(t);
+    double *loss = NULL, rated = 0, perplexity = 0;
+    const size_t n = losses("bert", &loss);
+    assert_int_equal(n, 400);
+    read_validation(said, &rated, &perplexity);
+    fclose(said);
+    assert_true(fabs(loss[0] - log(VOCAB + 4) - log(2)) < 0.3);
+    assert_true(mean(loss + n - 20, 20) < log(VOCAB) + log(2) - 0.25); /* not by counting alone */
+    assert_true(fabs(rated - log(perplexity) - log(2)) < 0.1);
+    free(loss);
+    ds_train_config_free(&config);
+}
+
 /* A step too small to change anything leaves the same model, which validation rates without
  * dropout. */
 static void test_validation_drops_nothing(void **state) {
@@ -287,6 +358,54 @@ static void test_no_switch_changes_the_result(void **state) {
     }
 }
 
+/* Every weight of the last checkpoints, all of them f32. */
+static void assert_near_weights(const char *a, const char *b, const char *checkpoint,
+                                double tolerance) {
+    ds_safetensors *files[2] = {0};
+    const char *const folders[] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        char name[128], path[512];
+        snprintf(name, sizeof name, "checkpoints/%s/model.safetensors", checkpoint);
+        assert_int_equal(ds_safetensors_open(file_in(folders[i], name, path), &files[i]), DS_OK);
+    }
+    for (size_t i = 0; i < ds_safetensors_count(files[0]); i++) {
+        const ds_safetensor *x = ds_safetensors_at(files[0], i), *y = NULL;
+        assert_int_equal(ds_safetensors_find(files[1], x->name, &y), DS_OK);
+        const float *want = x->data, *got = y->data;
+        for (size_t k = 0; k < x->size_bytes / sizeof *want; k++)
+            if (!(fabs((double)want[k] - (double)got[k]) <= tolerance))
+                fail_msg("%s[%zu]: %.8f and %.8f", x->name, k, (double)want[k], (double)got[k]);
+    }
+    for (int i = 0; i < 2; i++)
+        ds_safetensors_close(files[i]);
+}
+
+/* BERT's loss has a part of each predicted token, of which samples have some more, some fewer, and
+ * one of each sample: neither depends on which micro-batch a sample lies in. Plain descent, since
+ * Adam makes much of the rounding of small gradients. */
+static void test_a_bert_accumulates_what_it_computes_at_once(void **state) {
+    (void)state;
+    static const char *const cuts[][2] = {
+        {"training.micro_batch=4", "training.gradient_accumulation_steps=1"},
+        {"training.micro_batch=1", "training.gradient_accumulation_steps=4"}};
+    static const char *const folders[] = {"bert-at-once", "bert-by-parts"};
+    double *loss[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        const char *overrides[BERT_OVERRIDES + 5] = {cuts[i][0], cuts[i][1], "training.steps=8",
+                                                     "optimizer.name=sgd",
+                                                     "optimizer.learning_rate=0.1"};
+        bert_overrides(overrides + 5);
+        run(folders[i], overrides, BERT_OVERRIDES + 5);
+        assert_int_equal(losses(folders[i], &loss[i]), 8);
+    }
+    for (int i = 0; i < 8; i++)
+        if (!(fabs(loss[0][i] - loss[1][i]) <= 1e-5))
+            fail_msg("step %d: %.8f at once, %.8f by parts", i + 1, loss[0][i], loss[1][i]);
+    assert_near_weights(folders[0], folders[1], "step-00000008", 1e-5);
+    free(loss[0]);
+    free(loss[1]);
+}
+
 static void test_a_bad_gradient_is_named(void **state) {
     (void)state;
     ds_train_config config;
@@ -324,6 +443,8 @@ static void test_wrong_data_is_refused_by_name(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_loss_falls),
+        cmocka_unit_test(test_the_record_has_time_and_share),
+        cmocka_unit_test(test_a_bert_learns_masked_tokens),
         cmocka_unit_test(test_validation_drops_nothing),
         cmocka_unit_test(test_resuming_is_bitwise),
         cmocka_unit_test(test_experts_are_saved_one_by_one),
@@ -333,6 +454,7 @@ int main(void) {
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
         cmocka_unit_test(test_no_switch_changes_the_result),
+        cmocka_unit_test(test_a_bert_accumulates_what_it_computes_at_once),
         cmocka_unit_test(test_a_bad_gradient_is_named),
         cmocka_unit_test(test_wrong_data_is_refused_by_name),
     };
