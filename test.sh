@@ -35,8 +35,46 @@ seed() { # $1: a fuzzer, $2 …: files that it starts from
     done
 }
 
+seed_behind() { # $1: a fuzzer, $2: the bytes that its input begins with, for printf, $3 …: files
+    name="build/fuzz/seeds/$1" prefix="$2"
+    shift 2
+    mkdir -p "$name"
+    for file in "$@"; do
+        { printf "%b" "$prefix"; cat "$file"; } >"$name/$(printf '%s' "$file" | tr / _)"
+    done
+}
+
+byte() { printf '\\0%03o' "$1"; } # for printf %b
+
+seed_indexed() { # the index's size, the index, the tokens
+    tokens=build/fuzz/tokens text=tests/data/tokenizers/bert.vocab.txt
+    build/release/bin/deepseek-tokenize encode --tokenizer tests/data/tokenizers/unigram.json \
+        -o "$tokens" "$text" "$text" >build/fuzz/tokens.log 2>&1
+    size="$(wc -c <"$tokens.idx")"
+    cat "$tokens.idx" "$tokens.bin" >"$tokens.both"
+    seed_behind fuzz_indexed "$(byte $((size % 256)))$(byte $((size / 256)))" "$tokens.both"
+}
+
+seed_tokenizer() { # three times the length of the text at the end, and which format it is
+    for file in tests/data/tokenizers/bert.json tests/data/tokenizers/unigram.json; do
+        { cat "$file"; printf 'a text, un mot'; } >"build/fuzz/$(basename "$file")"
+        seed_behind fuzz_tokenizer "$(byte $((3 * 14)))" "build/fuzz/$(basename "$file")"
+    done
+    {
+        printf '\004\000\000\000' # the longest piece; then score, length and bytes of each
+        for piece in '<unk>' '<s>' '</s>' ' ' a b ab ' ab'; do
+            printf '\000\000\200\077%b\000\000\000%s' "$(byte ${#piece})" "$piece"
+        done
+        printf ' ab ba'
+    } >build/fuzz/llama2c.bin
+    seed_behind fuzz_tokenizer "$(byte $((3 * 6 + 1)))" build/fuzz/llama2c.bin
+    seed_behind fuzz_tokenizer "$(byte $((3 * 5 + 2)))" tests/data/tokenizers/bert.vocab.txt
+}
+
 run_fuzzers() {
     ./setup.sh fuzz
+    seed_indexed
+    seed_tokenizer
     seed fuzz_config configs/*.yaml
     seed fuzz_model tests/data/goldens/*/config.json tests/data/goldens/quantised/*/config.json
     seed fuzz_quantised tests/data/goldens/quantised/seed_*/model.safetensors

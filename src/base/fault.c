@@ -22,7 +22,7 @@ bool ds_fault_hit(ds_fault kind) {
 }
 
 __attribute__((constructor)) static void arm_from_environment(void) {
-    static const char *const kinds[] = {"alloc:", "write:", "sync:", "rename:"};
+    static const char *const kinds[] = {"alloc:", "write:", "sync:", "rename:", "short:"};
     const char *wish = getenv("DS_FAULT");
     for (int k = 0; wish && k < DS_FAULT_KINDS; k++)
         if (strncmp(wish, kinds[k], strlen(kinds[k])) == 0)

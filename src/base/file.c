@@ -87,45 +87,42 @@ ds_status ds_file_read(const char *path, size_t limit_bytes, char **out, size_t 
     return DS_OK;
 }
 
-ds_status ds_fd_write(int fd, const void *data, size_t size_bytes, const char *path) {
-    const char *p = data;
+/* One call of write, or of pwrite where there is an offset; it may take only part of the bytes. */
+static ssize_t write_some(int fd, const char *data, size_t size_bytes, const uint64_t *offset) {
+    const size_t most = (size_t)1 << 30;
+    size_t n = size_bytes < most ? size_bytes : most;
+    if (ds_fault_hit(DS_FAULT_WRITE)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    if (ds_fault_hit(DS_FAULT_SHORT_WRITE))
+        n = (n + 1) / 2;
+    return offset ? pwrite(fd, data, n, (off_t)*offset) : write(fd, data, n);
+}
+
+static ds_status write_all(int fd, const char *data, size_t size_bytes, uint64_t *offset,
+                           const char *path) {
     while (size_bytes > 0) {
-        ssize_t n;
-        if (ds_fault_hit(DS_FAULT_WRITE)) {
-            errno = ENOSPC;
-            n = -1;
-        } else {
-            n = write(fd, p, size_bytes < ((size_t)1 << 30) ? size_bytes : (size_t)1 << 30);
-        }
+        const ssize_t n = write_some(fd, data, size_bytes, offset);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return ds_fail_errno("%s: cannot be written", path);
-        p += n;
+        data += n;
         size_bytes -= (size_t)n;
+        if (offset)
+            *offset += (uint64_t)n;
     }
     return DS_OK;
 }
 
+ds_status ds_fd_write(int fd, const void *data, size_t size_bytes, const char *path) {
+    return write_all(fd, data, size_bytes, NULL, path);
+}
+
 ds_status ds_fd_write_at(int fd, const void *data, size_t size_bytes, uint64_t offset,
                          const char *path) {
-    const char *p = data;
-    while (size_bytes > 0) {
-        ssize_t n = -1;
-        if (ds_fault_hit(DS_FAULT_WRITE))
-            errno = ENOSPC;
-        else
-            n = pwrite(fd, p, size_bytes < ((size_t)1 << 30) ? size_bytes : (size_t)1 << 30,
-                       (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return ds_fail_errno("%s: cannot be written", path);
-        p += n;
-        offset += (uint64_t)n;
-        size_bytes -= (size_t)n;
-    }
-    return DS_OK;
+    return write_all(fd, data, size_bytes, &offset, path);
 }
 
 ds_status ds_fd_sync(int fd, const char *path) {

@@ -387,7 +387,7 @@ ds_status ds_checkpoint_write(ds_checkpoint_writer *w, const ds_state *state, in
         w->status = DS_OK;
     }
     forget_job(w);
-    return status == DS_OK ? DS_OK : ds_fail(status, "%s", w->message);
+    return status;
 }
 
 ds_checkpoint_stats ds_checkpoint_last(const ds_checkpoint_writer *w) {

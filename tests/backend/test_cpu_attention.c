@@ -56,21 +56,24 @@ static ds_attention_opts options(const problem *p) {
         .causal = p->causal, .window = p->window, .scale = 1 / sqrtf((float)p->dim)};
 }
 
+static void check_forward(const problem *p, int d, uint64_t seed) {
+    ds_graph *g = ds_graph_new();
+    ds_node *inputs[5] = {0};
+    make_inputs(g, p, floats[d], inputs);
+    check_kernel(attention(g, inputs, options(p)),
+                 (kernel_case){.seed = seed,
+                               .strided = (seed + (uint64_t)d) % 2 ? 7 : 0,
+                               .int_high = (int)p->keys + 5,
+                               .tolerance = d == 0 ? 3e-5 : 2e-4,
+                               .low_tolerance = 1.5e-2});
+    ds_graph_free(g);
+}
+
 static void forward_matches_reference(void **unused) {
     (void)unused;
     for (int s = 0; s < N_PROBLEMS; s++)
-        for (int d = 0; d < 3; d++) {
-            ds_graph *g = ds_graph_new();
-            ds_node *inputs[5] = {0};
-            make_inputs(g, &problems[s], floats[d], inputs);
-            check_kernel(attention(g, inputs, options(&problems[s])),
-                         (kernel_case){.seed = (uint64_t)s,
-                                       .strided = (s + d) % 2 ? 7 : 0,
-                                       .int_high = (int)problems[s].keys + 5,
-                                       .tolerance = d == 0 ? 3e-5 : 2e-4,
-                                       .low_tolerance = 1.5e-2});
-            ds_graph_free(g);
-        }
+        for (int d = 0; d < 3; d++)
+            check_forward(&problems[s], d, (uint64_t)s);
 }
 
 /* out and lse as the forward pass gives them for the drawn q, k, v: the reference makes them. */
@@ -92,41 +95,69 @@ static void forward_first(const ds_node *node, ds_tensor *inputs, void *context)
     assert_int_equal(ds_kernel_reference.run(&args, NULL), DS_OK);
 }
 
+static void check_backward(const problem *p, int d, uint64_t seed) {
+    ds_graph *g = ds_graph_new();
+    ds_node *x[5] = {0};
+    const int n = make_inputs(g, p, floats[d], x);
+    const ds_attention_opts opts = options(p);
+    ds_node *forward = attention(g, x, opts);
+    const int64_t dims[] = {p->batch, p->tokens, p->heads, p->v_dim};
+    ds_node *inputs[] = {case_input(g, floats[d], 4, dims),
+                         x[0],
+                         x[1],
+                         x[2],
+                         case_input(g, floats[d], 4, dims),
+                         case_input(g, DS_F32, CASE_DIMS(p->batch, p->heads, p->tokens)),
+                         x[3],
+                         x[4]};
+    check_kernel(ds_graph_add_node(g, &ds_op_attention_grad, &opts, inputs, 3 + n),
+                 (kernel_case){.seed = seed,
+                               .strided = (seed + (uint64_t)d) % 2 ? 0xF : 0,
+                               .int_high = (int)p->keys + 5,
+                               .tolerance = 1e-4,
+                               .low_tolerance = d == 1 ? 4e-2 : 2e-3,
+                               .adjust = forward_first,
+                               .context = forward});
+    ds_graph_free(g);
+}
+
 static void backward_matches_reference(void **unused) {
     (void)unused;
     for (int s = 0; s < N_PROBLEMS; s++)
-        for (int d = 0; d < 3; d++) {
-            const problem *p = &problems[s];
-            ds_graph *g = ds_graph_new();
-            ds_node *x[5] = {0};
-            const int n = make_inputs(g, p, floats[d], x);
-            const ds_attention_opts opts = options(p);
-            ds_node *forward = attention(g, x, opts);
-            const int64_t dims[] = {p->batch, p->tokens, p->heads, p->v_dim};
-            ds_node *inputs[] = {case_input(g, floats[d], 4, dims),
-                                 x[0],
-                                 x[1],
-                                 x[2],
-                                 case_input(g, floats[d], 4, dims),
-                                 case_input(g, DS_F32, CASE_DIMS(p->batch, p->heads, p->tokens)),
-                                 x[3],
-                                 x[4]};
-            check_kernel(ds_graph_add_node(g, &ds_op_attention_grad, &opts, inputs, 3 + n),
-                         (kernel_case){.seed = (uint64_t)s,
-                                       .strided = (s + d) % 2 ? 0xF : 0,
-                                       .int_high = (int)p->keys + 5,
-                                       .tolerance = 1e-4,
-                                       .low_tolerance = d == 1 ? 4e-2 : 2e-3,
-                                       .adjust = forward_first,
-                                       .context = forward});
-            ds_graph_free(g);
-        }
+        for (int d = 0; d < 3; d++)
+            check_backward(&problems[s], d, (uint64_t)s);
+}
+
+static problem random_problem(uint64_t seed) {
+    const int64_t kv_heads = case_size(seed, 0, 3);
+    problem p = {.batch = case_size(seed, 1, 3),
+                 .tokens = case_size(seed, 2, 150),
+                 .heads = kv_heads * case_size(seed, 3, 4),
+                 .dim = case_size(seed, 4, 130),
+                 .kv_heads = kv_heads,
+                 .v_dim = case_size(seed, 5, 130),
+                 .causal = case_choice(seed, 6, 2),
+                 .has_lengths = case_choice(seed, 7, 2)};
+    p.keys = case_choice(seed, 8, 2) ? p.tokens : case_size(seed, 9, 200);
+    p.window = case_choice(seed, 10, 2) ? case_size(seed, 11, p.keys) : 0;
+    p.has_first_keys = p.has_lengths && case_choice(seed, 12, 2);
+    return p;
+}
+
+static void random_problems_match_reference(void **unused) {
+    (void)unused;
+    for (uint64_t seed = 100; seed < 160; seed++) {
+        const problem p = random_problem(seed);
+        check_forward(&p, (int)(seed % 3), seed);
+        check_backward(&p, (int)(seed % 3), seed);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_matches_reference),
         cmocka_unit_test(backward_matches_reference),
+        cmocka_unit_test(random_problems_match_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,6 +76,31 @@ static void fused_products(void **unused) {
             }
 }
 
+static void random_products(void **unused) {
+    (void)unused;
+    static const ds_unary activations[] = {DS_RELU, DS_GELU, DS_GELU_TANH, DS_SILU};
+    for (uint64_t seed = 1000; seed < 1120; seed++) {
+        const int64_t mkn[] = {case_size(seed, 0, 300), case_size(seed, 1, 700),
+                               case_size(seed, 2, 500)};
+        const int64_t form = case_choice(seed, 3, 64);
+        const ds_dtype dtype = floats[case_choice(seed, 4, 3)];
+        const ds_matmul_attrs t = {.transpose_a = form & 1,
+                                   .transpose_b = form & 2,
+                                   .f32_result = form & 4,
+                                   .has_bias = form & 8,
+                                   .has_activation = form & 16,
+                                   .has_residual = form & 32,
+                                   .activation = activations[case_choice(seed, 5, 4)]};
+        ds_graph *g = ds_graph_new();
+        check_kernel(product(g, dtype, mkn, t, t.f32_result ? DS_F32 : dtype),
+                     (kernel_case){.seed = seed,
+                                   .strided = (unsigned)case_choice(seed, 6, 4),
+                                   .tolerance = 2e-4,
+                                   .low_tolerance = 2e-2});
+        ds_graph_free(g);
+    }
+}
+
 /* A weight of another type than what it is multiplied with, as trained models are kept. */
 static void products_of_two_types(void **unused) {
     (void)unused;
@@ -224,7 +249,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_products),        cmocka_unit_test(fused_products),
         cmocka_unit_test(products_of_two_types), cmocka_unit_test(batched_products),
-        cmocka_unit_test(integer_products),      cmocka_unit_test(sums_and_gaps),
+        cmocka_unit_test(integer_products),      cmocka_unit_test(random_products),
+        cmocka_unit_test(sums_and_gaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,48 +20,52 @@ static ds_node *grad_node(ds_graph *g, const ds_op *op, const void *attrs, ds_no
     return ds_graph_add_node(g, op, attrs, inputs, n);
 }
 
+static void check_softmax(const int64_t *shape, int d, uint64_t seed) {
+    ds_graph *g = ds_graph_new();
+    ds_node *x = case_input(g, floats[d], 2, shape);
+    ds_node *y = case_input(g, floats[d], 2, shape);
+    ds_node *pair[] = {x, y};
+    const kernel_case c = {.seed = seed, .low = -3, .high = 3, .tolerance = 3e-5};
+    check_kernel(ds_graph_softmax(g, x), c);
+    check_kernel(ds_graph_log_softmax(g, x), c);
+    kernel_case small = c; /* sums of unlike signs over a long row */
+    small.low = -0.1f, small.high = 0.1f;
+    check_kernel(grad_node(g, &ds_op_softmax_grad, NULL, pair, 2), small);
+    check_kernel(grad_node(g, &ds_op_log_softmax_grad, NULL, pair, 2), small);
+    ds_graph_free(g);
+}
+
 static void softmax_matches_reference(void **unused) {
     (void)unused;
     for (int s = 0; s < N_SHAPES; s++)
-        for (int d = 0; d < 3; d++) {
-            ds_graph *g = ds_graph_new();
-            ds_node *x = case_input(g, floats[d], 2, shapes[s]);
-            ds_node *y = case_input(g, floats[d], 2, shapes[s]);
-            ds_node *pair[] = {x, y};
-            const kernel_case c = {.seed = (uint64_t)s, .low = -3, .high = 3, .tolerance = 3e-5};
-            check_kernel(ds_graph_softmax(g, x), c);
-            check_kernel(ds_graph_log_softmax(g, x), c);
-            kernel_case small = c; /* sums of unlike signs over a long row */
-            small.low = -0.1f, small.high = 0.1f;
-            check_kernel(grad_node(g, &ds_op_softmax_grad, NULL, pair, 2), small);
-            check_kernel(grad_node(g, &ds_op_log_softmax_grad, NULL, pair, 2), small);
-            ds_graph_free(g);
-        }
+        for (int d = 0; d < 3; d++)
+            check_softmax(shapes[s], d, (uint64_t)s);
+}
+
+static void check_norms(const int64_t *shape, int d, uint64_t seed) {
+    ds_graph *g = ds_graph_new();
+    ds_node *x = case_input(g, floats[d], 2, shape);
+    ds_node *dy = case_input(g, floats[((uint64_t)d + seed) % 3], 2, shape);
+    ds_node *w = case_input(g, DS_F32, 1, &shape[1]);
+    ds_node *b = case_input(g, DS_F32, 1, &shape[1]);
+    ds_node *mean = case_input(g, DS_F32, 1, &shape[0]);
+    ds_node *rstd = case_input(g, DS_F32, 1, &shape[0]);
+    const ds_norm_attrs eps = {1e-5f};
+    const kernel_case c = {.seed = seed, .tolerance = 1e-4};
+    check_kernel(ds_graph_layer_norm(g, x, w, b, 1e-5f), c);
+    check_kernel(ds_graph_layer_norm(g, x, w, NULL, 1e-5f), c);
+    check_kernel(ds_graph_rms_norm(g, x, w, 1e-5f), c);
+    check_kernel(grad_node(g, &ds_op_layer_norm_grad, &eps, (ds_node *[]){dy, x, w, mean, rstd}, 5),
+                 c);
+    check_kernel(grad_node(g, &ds_op_rms_norm_grad, &eps, (ds_node *[]){dy, x, w, rstd}, 4), c);
+    ds_graph_free(g);
 }
 
 static void norms_match_reference(void **unused) {
     (void)unused;
     for (int s = 0; s < N_SHAPES; s++)
-        for (int d = 0; d < 3; d++) {
-            ds_graph *g = ds_graph_new();
-            ds_node *x = case_input(g, floats[d], 2, shapes[s]);
-            ds_node *dy = case_input(g, floats[(d + s) % 3], 2, shapes[s]);
-            ds_node *w = case_input(g, DS_F32, 1, &shapes[s][1]);
-            ds_node *b = case_input(g, DS_F32, 1, &shapes[s][1]);
-            ds_node *mean = case_input(g, DS_F32, 1, &shapes[s][0]);
-            ds_node *rstd = case_input(g, DS_F32, 1, &shapes[s][0]);
-            const ds_norm_attrs eps = {1e-5f};
-            const kernel_case c = {.seed = (uint64_t)s, .tolerance = 1e-4};
-            check_kernel(ds_graph_layer_norm(g, x, w, b, 1e-5f), c);
-            check_kernel(ds_graph_layer_norm(g, x, w, NULL, 1e-5f), c);
-            check_kernel(ds_graph_rms_norm(g, x, w, 1e-5f), c);
-            check_kernel(
-                grad_node(g, &ds_op_layer_norm_grad, &eps, (ds_node *[]){dy, x, w, mean, rstd}, 5),
-                c);
-            check_kernel(grad_node(g, &ds_op_rms_norm_grad, &eps, (ds_node *[]){dy, x, w, rstd}, 4),
-                         c);
-            ds_graph_free(g);
-        }
+        for (int d = 0; d < 3; d++)
+            check_norms(shapes[s], d, (uint64_t)s);
 }
 
 /* Labels from the case's range; one row ignored. */
@@ -72,32 +76,45 @@ static void ignore_first(const ds_node *node, ds_tensor *inputs, void *context) 
         ((int32_t *)labels->data)[0] = DS_IGNORED_LABEL;
 }
 
+static void check_cross_entropy(const int64_t *shape, int d, uint64_t seed) {
+    int at_1 = 1, at_2 = 2;
+    ds_graph *g = ds_graph_new();
+    ds_node *x = case_input(g, floats[d], 2, shape);
+    ds_node *labels = case_input(g, DS_I32, 1, &shape[0]);
+    ds_node *dloss = case_input(g, DS_F32, 0, NULL);
+    ds_node *lse = case_input(g, DS_F32, 1, &shape[0]);
+    kernel_case c = {.seed = seed,
+                     .low = -9,
+                     .high = 9,
+                     .int_high = (int)shape[1],
+                     .tolerance = 2e-5,
+                     .adjust = ignore_first,
+                     .context = &at_1};
+    check_kernel(ds_graph_cross_entropy(g, x, labels), c);
+    c.context = &at_2;
+    c.low = -2, c.high = 2;
+    c.positive = 8;
+    check_kernel(
+        grad_node(g, &ds_op_cross_entropy_grad, NULL, (ds_node *[]){dloss, x, labels, lse}, 4), c);
+    ds_graph_free(g);
+}
+
 static void cross_entropy_matches_reference(void **unused) {
     (void)unused;
-    int at_1 = 1, at_2 = 2;
     for (int s = 0; s < N_SHAPES; s++)
-        for (int d = 0; d < 3; d++) {
-            ds_graph *g = ds_graph_new();
-            ds_node *x = case_input(g, floats[d], 2, shapes[s]);
-            ds_node *labels = case_input(g, DS_I32, 1, &shapes[s][0]);
-            ds_node *dloss = case_input(g, DS_F32, 0, NULL);
-            ds_node *lse = case_input(g, DS_F32, 1, &shapes[s][0]);
-            kernel_case c = {.seed = (uint64_t)s,
-                             .low = -9,
-                             .high = 9,
-                             .int_high = (int)shapes[s][1],
-                             .tolerance = 2e-5,
-                             .adjust = ignore_first,
-                             .context = &at_1};
-            check_kernel(ds_graph_cross_entropy(g, x, labels), c);
-            c.context = &at_2;
-            c.low = -2, c.high = 2;
-            c.positive = 8;
-            check_kernel(grad_node(g, &ds_op_cross_entropy_grad, NULL,
-                                   (ds_node *[]){dloss, x, labels, lse}, 4),
-                         c);
-            ds_graph_free(g);
-        }
+        for (int d = 0; d < 3; d++)
+            check_cross_entropy(shapes[s], d, (uint64_t)s);
+}
+
+static void random_rows_match_reference(void **unused) {
+    (void)unused;
+    for (uint64_t seed = 100; seed < 200; seed++) {
+        const int64_t shape[] = {case_size(seed, 0, 150), case_size(seed, 1, 2000)};
+        const int d = (int)case_choice(seed, 2, 3);
+        check_softmax(shape, d, seed);
+        check_norms(shape, d, seed);
+        check_cross_entropy(shape, d, seed);
+    }
 }
 
 static void linear_cross_entropy_matches_reference(void **unused) {
@@ -239,6 +256,7 @@ int main(void) {
         cmocka_unit_test(softmax_matches_reference),
         cmocka_unit_test(norms_match_reference),
         cmocka_unit_test(cross_entropy_matches_reference),
+        cmocka_unit_test(random_rows_match_reference),
         cmocka_unit_test(linear_cross_entropy_matches_reference),
         cmocka_unit_test(indexing_matches_reference),
         cmocka_unit_test(rotary_matches_reference),

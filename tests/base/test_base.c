@@ -75,7 +75,7 @@ static void test_replace_keeps_the_old_file_on_every_fault(void **state) {
     char path[] = "/tmp/ds-test-XXXXXX", *back;
     close(mkstemp(path));
     assert_int_equal(ds_file_replace(path, "old", 3), DS_OK);
-    for (int kind = DS_FAULT_WRITE; kind < DS_FAULT_KINDS; kind++) {
+    for (int kind = DS_FAULT_WRITE; kind < DS_FAULT_FAILURES; kind++) {
         ds_fault_arm((ds_fault)kind, 1);
         assert_int_equal(ds_file_replace(path, "new", 3), DS_IO);
         assert_non_null(strstr(ds_error(), path));

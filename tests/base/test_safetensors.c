@@ -332,7 +332,7 @@ static void test_faults_leave_the_former_file(void **state) {
     char path[256];
     snprintf(path, sizeof path, "%s/kept.safetensors", folder);
     write_one(path, "old", 7);
-    for (int kind = 0; kind < DS_FAULT_KINDS; kind++) {
+    for (int kind = 0; kind < DS_FAULT_FAILURES; kind++) {
         int failures = 0;
         for (int n = 1; n < 200; n++) {
             ds_fault_arm((ds_fault)kind, n);

@@ -238,7 +238,7 @@ static void test_wrong_token_width_is_named(void **state) {
     assert_int_equal(ds_indexed_open(in_folder("absent"), &d), DS_NOT_FOUND);
 }
 
-static void expect_former_pair(void) {
+static void expect_two_documents(void) {
     ds_indexed *d = NULL;
     int32_t ids[5];
     assert_int_equal(ds_indexed_open(in_folder("kept"), &d), DS_OK);
@@ -265,7 +265,7 @@ static ds_status write_one_document(const char *prefix) {
  */
 static void test_faults_leave_the_former_pair(void **state) {
     (void)state;
-    for (int kind = 0; kind < DS_FAULT_KINDS; kind++) {
+    for (int kind = 0; kind < DS_FAULT_FAILURES; kind++) {
         int failures = 0;
         for (int n = 1; n < 50; n++) {
             write_two_documents(in_folder("kept"), 2);
@@ -276,7 +276,7 @@ static void test_faults_leave_the_former_pair(void **state) {
                 break;
             failures++;
             assert_int_equal(status, kind == DS_FAULT_ALLOC ? DS_OUT_OF_MEMORY : DS_IO);
-            expect_former_pair();
+            expect_two_documents();
             assert_false(ds_file_exists(in_folder("kept.bin.part")));
             assert_false(ds_file_exists(in_folder("kept.idx.part")));
         }
@@ -291,6 +291,17 @@ static void test_faults_leave_the_former_pair(void **state) {
     }
 }
 
+/* Whichever write takes only part of its bytes, the rest follows. */
+static void test_short_writes_are_continued(void **state) {
+    (void)state;
+    for (int n = 1; n <= 4; n++) {
+        ds_fault_arm(DS_FAULT_SHORT_WRITE, n);
+        write_two_documents(in_folder("kept"), 2);
+        ds_fault_arm(DS_FAULT_SHORT_WRITE, 0);
+        expect_two_documents();
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_megatrons),
@@ -301,6 +312,7 @@ int main(void) {
         cmocka_unit_test(test_corrupt_indexes_are_named),
         cmocka_unit_test(test_wrong_token_width_is_named),
         cmocka_unit_test(test_faults_leave_the_former_pair),
+        cmocka_unit_test(test_short_writes_are_continued),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,12 +1,11 @@
-"""Makes ../data/goldens/ops.safetensors: every op's value and gradient, and 20 steps of every
-optimizer, computed by PyTorch in float64. README.md beside this file says what is in it."""
+"""Makes ../data/goldens/ops.safetensors: every op's value and gradient, computed by PyTorch in
+float64. README.md beside this file says what is in it."""
 import math
 import os
 
 import torch
 import torch.nn.functional as F
 
-from optimizers import record_optimizers
 from recorder import Recorder
 
 SEED = 20240
@@ -285,10 +284,12 @@ def mixture(r):
         y = (picked * weights[..., None]).sum(1).reshape(x.shape)
         return {"y": y, "balance": balance, "experts": experts}
 
-    r.case("moe", moe, x=r.normal(2, 5, hidden), gate=r.normal(n_experts, hidden, scale=0.5),
-           w1=r.normal(n_experts, inner, hidden, scale=0.4),
-           w3=r.normal(n_experts, inner, hidden, scale=0.4),
-           w2=r.normal(n_experts, hidden, inner, scale=0.4))
+    r.case("moe", moe, **{
+        "x": r.normal(2, 5, hidden),
+        "gate.weight": r.normal(n_experts, hidden, scale=0.5),
+        "experts.*.w1.weight": r.normal(n_experts, inner, hidden, scale=0.4),
+        "experts.*.w3.weight": r.normal(n_experts, inner, hidden, scale=0.4),
+        "experts.*.w2.weight": r.normal(n_experts, hidden, inner, scale=0.4)})
     experts = torch.tensor([[2, 0], [1, 2], [0, 2], [2, 4]])
 
     def route(experts):
@@ -299,11 +300,37 @@ def mixture(r):
     r.case("moe_route", route, experts=experts)
 
 
+def more_elementwise(r):
+    r.case("neg", torch.neg, x=r.normal(4, 9))
+    r.case("scale", lambda x: 1.5 * x, x=r.normal(4, 9))
+    r.case("offset", lambda x: x - 0.75, x=r.normal(4, 9))
+    whole = r.integers(-2, 3, 4, 9).double()  # with zeros
+    r.case("sign", torch.sign, constants=("x",), x=whole)
+    r.case("step", lambda x: torch.heaviside(x, torch.zeros(()).double()), constants=("x",),
+           x=whole)
+    a, b = r.integers(0, 3, 3, 5).double(), r.integers(0, 3, 5).double()  # many are equal
+    for name, function in (("equal", torch.eq), ("less", torch.lt)):
+        r.case(name, lambda a, b: function(a, b).double(), constants=("a", "b"), a=a, b=b)
+    r.case("stop_gradient", lambda x: x * x.detach(), x=r.normal(4, 9))
+    r.case("straight_through", lambda value, surrogate: surrogate + (value - surrogate).detach(),
+           constants=("value",), value=r.normal(4, 9), surrogate=r.normal(4, 9))
+
+
+def dequantisation(r):
+    q = r.integers(-127, 128, 4, 11)
+    for name, scale in (("per_tensor", torch.tensor(0.02)),
+                        ("per_row", torch.tensor([0.01, 0.02, 0.03, 0.015]))):
+        r.case(f"dequantise_{name}", lambda q, scale: q * scale.reshape(-1, 1).expand(4, 11),
+               constants=("scale",), q=q, scale=scale)
+    r.case("quantisation_scale", lambda x: x.abs().amax(-1) / 127, constants=("x",),
+           x=r.normal(4, 11))
+
+
 def main():
     r = Recorder(SEED)
     for family in (elementwise, views, reductions, products, indices, softmaxes_and_norms,
                    rotaries, attentions, losses, images, quantisation, mixture,
-                   record_optimizers):
+                   more_elementwise, dequantisation):
         family(r)
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.path.join(here, "../data/goldens/ops.safetensors")

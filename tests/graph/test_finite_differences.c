@@ -1,6 +1,6 @@
 /* Every differentiable op's gradient against central differences on the reference backend. A case
  * builds the op on random parameters; the loss is Σ result · fixed random weights. The last test
- * sees to it that no op with a gradient is left out. */
+ * sees to it that no op and no kind with a gradient is left out. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -63,12 +63,20 @@ UNARY(cos_, DS_COS)
 UNARY(scale_, DS_SCALE)
 UNARY(offset_, DS_OFFSET)
 UNARY(neg_, DS_NEG)
+UNARY(relu_, DS_RELU)
+UNARY(abs_, DS_ABS)
+
+#define BINARY(function, kind)                                                                     \
+    static ds_node *function(ds_graph *g, ds_node **p) {                                           \
+        return ds_graph_binary(g, kind, p[0], p[1]);                                               \
+    }
+BINARY(add_, DS_ADD)
+BINARY(sub_, DS_SUB)
+BINARY(maximum, DS_MAXIMUM)
+BINARY(minimum, DS_MINIMUM)
 
 static ds_node *mul_div(ds_graph *g, ds_node **p) {
     return ds_graph_div(g, ds_graph_mul(g, p[0], p[1]), p[2]);
-}
-static ds_node *maximum(ds_graph *g, ds_node **p) {
-    return ds_graph_binary(g, DS_MAXIMUM, p[0], p[1]);
 }
 static ds_node *select_(ds_graph *g, ds_node **p) {
     ds_node *condition = ds_graph_binary(g, DS_LESS, p[1], p[0]);
@@ -87,6 +95,10 @@ static ds_node *views(ds_graph *g, ds_node **p) {
 static ds_node *reduce(ds_graph *g, ds_node **p) {
     return ds_graph_mul(g, ds_graph_reduce(g, DS_MEAN, p[0], 1u << 1, true),
                         ds_graph_reduce(g, DS_MAX, p[0], 1u << 0, true));
+}
+static ds_node *reduce_others(ds_graph *g, ds_node **p) {
+    return ds_graph_mul(g, ds_graph_reduce(g, DS_SUM, p[0], 1u << 1, true),
+                        ds_graph_reduce(g, DS_MIN, p[0], 1u << 0, true));
 }
 static ds_node *topk(ds_graph *g, ds_node **p) {
     ds_node *indices = NULL;
@@ -116,6 +128,10 @@ static ds_node *rms_norm(ds_graph *g, ds_node **p) {
 static ds_node *rotary(ds_graph *g, ds_node **p) {
     return ds_graph_rotary(g, p[0], ds_graph_iota(g, 3), (ds_rotary_opts){.theta = 100});
 }
+static ds_node *rotary_interleaved(ds_graph *g, ds_node **p) {
+    return ds_graph_rotary(g, p[0], ds_graph_iota(g, 3),
+                           (ds_rotary_opts){.theta = 100, .interleaved = true, .n_dims = 4});
+}
 
 static ds_node *rotary_yarn(ds_graph *g, ds_node **p) {
     const ds_rope_scaling yarn = {.kind = DS_ROPE_YARN,
@@ -130,6 +146,15 @@ static ds_node *rotary_yarn(ds_graph *g, ds_node **p) {
 static ds_node *attention(ds_graph *g, ds_node **p) {
     return ds_graph_attention(g, p[0], p[1], p[2], NULL,
                               (ds_attention_opts){.causal = true, .window = 2});
+}
+static ds_node *attention_full(ds_graph *g, ds_node **p) {
+    return ds_graph_attention(g, p[0], p[1], p[2], NULL, (ds_attention_opts){.scale = 0.8f});
+}
+/* The first sample has one key, the second two. */
+static ds_node *attention_lengths(ds_graph *g, ds_node **p) {
+    ds_node *place = ds_graph_cast(g, ds_graph_iota(g, 2), DS_F32);
+    ds_node *lengths = ds_graph_cast(g, ds_graph_unary(g, DS_OFFSET, place, 1), DS_I32);
+    return ds_graph_attention(g, p[0], p[1], p[2], lengths, (ds_attention_opts){0});
 }
 /* Two documents, of two tokens and of one, in one sequence: first keys 0, 0, 2. */
 static ds_node *attention_from(ds_graph *g, ds_node **p) {
@@ -149,6 +174,12 @@ static ds_node *dropout(ds_graph *g, ds_node **p) {
 }
 static ds_node *conv(ds_graph *g, ds_node **p) {
     return ds_graph_conv2d(g, p[0], p[1], p[2], (ds_conv_opts){{1, 2}, {1, 0}});
+}
+static ds_node *conv_unpadded(ds_graph *g, ds_node **p) {
+    return ds_graph_conv2d(g, p[0], p[1], NULL, (ds_conv_opts){{2, 1}, {0, 0}});
+}
+static ds_node *conv_wide(ds_graph *g, ds_node **p) {
+    return ds_graph_conv2d(g, p[0], p[1], p[2], (ds_conv_opts){{2, 2}, {1, 2}});
 }
 #define END                                                                                        \
     {                                                                                              \
@@ -183,12 +214,18 @@ static const difference_case cases[] = {
     {"scale", ONE(3, 5), 0, 1, scale_},
     {"offset", ONE(3, 5), 0, 1, offset_},
     {"neg", ONE(3, 5), 0, 1, neg_},
+    {"relu", ONE(3, 5), 0, 1, relu_},
+    {"abs", ONE(3, 5), 0, 1, abs_},
+    {"add", {{2, {3, 5}}, {1, {5}}, END}, 0, 1, add_},
+    {"sub", {{2, {3, 1}}, {2, {3, 5}}, END}, 0, 1, sub_},
     {"mul, div, broadcast", {{2, {3, 5}}, {1, {5}}, {2, {3, 1}}, END}, 1.5, 0.5, mul_div},
     {"maximum", {{2, {3, 5}}, {2, {3, 5}}, END}, 0, 1, maximum},
+    {"minimum", {{2, {3, 5}}, {2, {3, 5}}, END}, 0, 1, minimum},
     {"select", {{2, {3, 5}}, {2, {3, 5}}, END}, 0, 1, select_},
     {"cast, contiguous", ONE(2, 3), 0, 1, cast},
     {"views", {{3, {2, 3, 4}}, END}, 0, 1, views},
     {"reduce", ONE(3, 5), 0, 1, reduce},
+    {"reduce_others", ONE(3, 5), 0, 1, reduce_others},
     {"topk", ONE(3, 5), 0, 1, topk},
     {"matmul", {{3, {2, 3, 4}}, {3, {2, 5, 4}}, {3, {2, 3, 1}}, END}, 0, 1, matmul},
     {"grouped_matmul", {{2, {4, 3}}, {3, {3, 3, 2}}, END}, 0, 1, grouped},
@@ -197,8 +234,19 @@ static const difference_case cases[] = {
     {"layer_norm", {{2, {3, 7}}, {1, {7}}, {1, {7}}, END}, 0, 1, layer_norm},
     {"rms_norm", {{2, {3, 7}}, {1, {7}}, END}, 0, 1, rms_norm},
     {"rotary", {{4, {1, 3, 2, 4}}, END}, 0, 1, rotary},
+    {"rotary_interleaved", {{4, {1, 3, 2, 6}}, END}, 0, 1, rotary_interleaved},
     {"rotary_yarn", {{4, {1, 3, 2, 4}}, END}, 0, 1, rotary_yarn},
     {"attention", {{4, {1, 3, 2, 4}}, {4, {1, 3, 1, 4}}, {4, {1, 3, 1, 3}}, END}, 0, 1, attention},
+    {"attention_full",
+     {{4, {1, 2, 2, 4}}, {4, {1, 3, 2, 4}}, {4, {1, 3, 2, 4}}, END},
+     0,
+     1,
+     attention_full},
+    {"attention_lengths",
+     {{4, {2, 2, 2, 4}}, {4, {2, 2, 1, 4}}, {4, {2, 2, 1, 4}}, END},
+     0,
+     1,
+     attention_lengths},
     {"attention_from",
      {{4, {1, 3, 2, 4}}, {4, {1, 3, 1, 4}}, {4, {1, 3, 1, 3}}, END},
      0,
@@ -207,6 +255,8 @@ static const difference_case cases[] = {
     {"cross_entropy", ONE(5, 4), 0, 1, cross_entropy},
     {"dropout", ONE(4, 5), 0, 1, dropout},
     {"conv2d", {{4, {1, 2, 4, 5}}, {4, {3, 2, 2, 3}}, {1, {3}}, END}, 0, 1, conv},
+    {"conv2d_unpadded", {{4, {1, 2, 5, 4}}, {4, {3, 2, 3, 2}}, END}, 0, 1, conv_unpadded},
+    {"conv2d_wide", {{4, {1, 2, 4, 5}}, {4, {3, 2, 2, 3}}, {1, {3}}, END}, 0, 1, conv_wide},
 };
 
 typedef struct session {
@@ -218,15 +268,20 @@ typedef struct session {
     float values[MAX_PARAMS][MAX_ELEMENTS];
 } session;
 
-static ds_graph *build(const difference_case *c) {
-    ds_graph *g = ds_graph_new();
+/* The op alone. */
+static ds_node *build_subject(const difference_case *c, ds_graph *g) {
     ds_node *params[MAX_PARAMS];
     for (int i = 0; i < MAX_PARAMS && c->params[i].rank >= 0; i++) {
         char name[8];
         snprintf(name, sizeof name, "p%d", i);
         params[i] = ds_graph_param(g, name, c->params[i].rank, c->params[i].dims, DS_INIT_ZEROS);
     }
-    ds_node *y = c->build(g, params);
+    return c->build(g, params);
+}
+
+static ds_graph *build(const difference_case *c) {
+    ds_graph *g = ds_graph_new();
+    ds_node *y = build_subject(c, g);
     ds_node *weight =
         ds_graph_unary(g, DS_SIN, ds_graph_cast(g, ds_graph_iota(g, ds_node_count(y)), DS_F32), 0);
     ds_node *flat = ds_graph_reshape(g, y, 1, (int64_t[]){ds_node_count(y)});
@@ -307,21 +362,49 @@ static void test_every_case(void **state) {
         check(&cases[i]);
 }
 
+static void note_kind(const ds_node *x, bool *unary, bool *binary, bool *reductions) {
+    if (x->op == &ds_op_unary)
+        unary[((const ds_unary_attrs *)x->attrs)->kind] = true;
+    else if (x->op == &ds_op_binary)
+        binary[((const ds_binary_attrs *)x->attrs)->kind] = true;
+    else if (x->op == &ds_op_reduce)
+        reductions[((const ds_reduce_attrs *)x->attrs)->kind] = true;
+}
+
 static void test_no_op_is_left_out(void **state) {
     (void)state;
-    bool seen[128] = {false};
+    bool seen[128] = {false}, reductions[DS_MIN + 1] = {false};
+    /* flat functions have no gradient, and nothing differentiates the derivatives of activations */
+    bool unary[DS_UNARY_KINDS] = {[DS_SIGN] = true, [DS_STEP] = true};
+    bool binary[DS_BINARY_KINDS] = {[DS_EQUAL] = true,
+                                    [DS_LESS] = true,
+                                    [DS_SILU_GRAD] = true,
+                                    [DS_GELU_GRAD] = true,
+                                    [DS_GELU_TANH_GRAD] = true};
     assert_true(ds_n_ops <= 128);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        ds_graph *g = build(&cases[i]);
-        for (size_t n = 0; n < g->n_nodes; n++)
+        ds_graph *g = ds_graph_new();
+        build_subject(&cases[i], g);
+        for (size_t n = 0; n < g->n_nodes; n++) {
             for (int o = 0; o < ds_n_ops; o++)
                 seen[o] = seen[o] || g->nodes[n]->op == ds_all_ops[o];
+            note_kind(g->nodes[n], unary, binary, reductions);
+        }
         ds_graph_free(g);
     }
     for (int o = 0; o < ds_n_ops; o++)
         /* a straight-through gradient is by design not that of the function: see the goldens */
         if (ds_all_ops[o]->gradient && !seen[o] && ds_all_ops[o] != &ds_op_fake_quantise)
             fail_msg("the op %s has a gradient but no case here", ds_all_ops[o]->name);
+    for (int kind = 0; kind < DS_UNARY_KINDS; kind++)
+        if (!unary[kind])
+            fail_msg("%s has no case here", ds_unary_name((ds_unary)kind));
+    for (int kind = 0; kind < DS_BINARY_KINDS; kind++)
+        if (!binary[kind])
+            fail_msg("%s has no case here", ds_binary_name((ds_binary)kind));
+    for (int kind = DS_SUM; kind <= DS_MIN; kind++)
+        if (!reductions[kind])
+            fail_msg("reduction %d has no case here", kind);
 }
 
 int main(void) {

@@ -1,4 +1,5 @@
-/* Every op's value and gradient against PyTorch's (tests/goldens/README.md), on every backend.
+/* Every op's value and gradient against PyTorch's (tests/goldens/README.md), on every backend. The
+ * last tests see to it that no op and no golden is left out.
  *
  * A case builds its op from the golden's inputs; float inputs that have a gradient there become
  * parameters, so that the library's own backward pass gives "grad/NAME". The loss is Σ y · dy. */
@@ -16,6 +17,8 @@
 #include "deepseek/compile.h"
 #include "deepseek/nn.h"
 #include "deepseek/safetensors.h"
+#include "graph/ops/ops.h"
+#include "passes/passes.h"
 
 enum { MAX_TENSORS = 16 };
 
@@ -24,6 +27,7 @@ typedef struct golden_case {
     const char *name, *backend;
     ds_graph *g;
     ds_node *loss;
+    float seed; /* the gradient of the loss */
     const ds_safetensor *inputs[MAX_TENSORS], *params[MAX_TENSORS], *outputs[MAX_TENSORS];
     const char *input_names[MAX_TENSORS], *param_names[MAX_TENSORS], *output_names[MAX_TENSORS];
     int n_inputs, n_params, n_outputs;
@@ -36,14 +40,19 @@ static const ds_safetensor *find(const golden_case *c, const char *prefix, const
     return ds_safetensors_find(c->file, full, &t) == DS_OK ? t : NULL;
 }
 
+/* The golden's input of this name is a parameter of the graph. */
+static void is_param(golden_case *c, const char *name) {
+    c->params[c->n_params] = find(c, "", name);
+    c->param_names[c->n_params++] = name;
+}
+
 /* The golden's input of this name as a node. */
 static ds_node *in(golden_case *c, const char *name) {
     const ds_safetensor *t = find(c, "", name);
     if (!t)
         return NULL;
     if (t->dtype == DS_F32 && find(c, "d", name)) {
-        c->params[c->n_params] = t;
-        c->param_names[c->n_params++] = name;
+        is_param(c, name);
         return ds_graph_param(c->g, name, t->rank, t->dims, DS_INIT_ZEROS);
     }
     c->inputs[c->n_inputs] = t;
@@ -51,14 +60,19 @@ static ds_node *in(golden_case *c, const char *name) {
     return ds_graph_input(c->g, name, t->dtype, t->rank, t->dims);
 }
 
-/* Declares x to be the golden's result of this name. */
-static void out(golden_case *c, const char *name, ds_node *x) {
-    const ds_safetensor *t = find(c, "", name), *d = find(c, "d", name);
-    if (!t)
+/* Declares x to be the golden's result of this name, whose gradient nothing starts from. */
+static void out_value(golden_case *c, const char *name, ds_node *x) {
+    c->outputs[c->n_outputs] = find(c, "", name);
+    if (!c->outputs[c->n_outputs])
         fail_msg("%s has no %s", c->name, name);
     ds_graph_output(c->g, name, x);
-    c->outputs[c->n_outputs] = t;
     c->output_names[c->n_outputs++] = name;
+}
+
+/* Declares x to be the golden's result of this name. */
+static void out(golden_case *c, const char *name, ds_node *x) {
+    const ds_safetensor *d = find(c, "d", name);
+    out_value(c, name, x);
     if (!d)
         return;
     static char names[MAX_TENSORS][32];
@@ -81,12 +95,24 @@ typedef struct recipe {
 } recipe;
 
 static void unary(golden_case *c, const recipe *r) {
-    out(c, "y", ds_graph_unary(c->g, (ds_unary)r->a, in(c, "x"), 0));
+    out(c, "y", ds_graph_unary(c->g, (ds_unary)r->a, in(c, "x"), (float)r->b / 100));
 }
 
 static void binary(golden_case *c, const recipe *r) {
     ds_node *a = in(c, "a");
     out(c, "y", ds_graph_binary(c->g, (ds_binary)r->a, a, in(c, "b")));
+}
+
+static void stop_gradient(golden_case *c, const recipe *r) {
+    (void)r;
+    ds_node *x = in(c, "x");
+    out(c, "y", ds_graph_mul(c->g, x, ds_graph_stop_gradient(c->g, x)));
+}
+
+static void straight_through(golden_case *c, const recipe *r) {
+    (void)r;
+    ds_node *value = in(c, "value");
+    out(c, "y", ds_graph_straight_through(c->g, value, in(c, "surrogate")));
 }
 
 static void select_case(golden_case *c, const recipe *r) {
@@ -116,10 +142,7 @@ static void reduce(golden_case *c, const recipe *r) {
 static void squares(golden_case *c, const recipe *r) {
     (void)r;
     ds_node *xs[] = {in(c, "a"), in(c, "b")};
-    ds_graph_output(c->g, "y", ds_graph_sum_of_squares(c->g, xs, 2));
-    c->outputs[0] = find(c, "", "y");
-    c->output_names[0] = "y";
-    c->n_outputs = 1;
+    out_value(c, "y", ds_graph_sum_of_squares(c->g, xs, 2));
 }
 
 static void argmax(golden_case *c, const recipe *r) {
@@ -192,7 +215,10 @@ static void cross_entropy(golden_case *c, const recipe *r) {
         ds_node *x = in(c, "x");
         logits = ds_graph_matmul(c->g, x, in(c, "weight"), (ds_matmul_opts){.transpose_b = true});
     }
-    out(c, "loss", ds_graph_cross_entropy(c->g, logits, in(c, "labels")));
+    /* the loss itself: what training has, and what is fused */
+    c->loss = ds_graph_cross_entropy(c->g, logits, in(c, "labels"));
+    c->seed = *(const float *)find(c, "d", "loss")->data;
+    out_value(c, "loss", c->loss);
 }
 
 static void conv(golden_case *c, const recipe *r) {
@@ -212,6 +238,29 @@ static void quantise(golden_case *c, const recipe *r) {
     (void)r;
     ds_node *x = in(c, "x");
     out(c, "y", ds_graph_cast(c->g, ds_graph_quantise(c->g, x, in(c, "scale")), DS_I32));
+}
+
+static void quantisation_scale(golden_case *c, const recipe *r) {
+    (void)r;
+    out(c, "y", ds_graph_quantisation_scale(c->g, in(c, "x"), false));
+}
+
+static void dequantise(golden_case *c, const recipe *r) {
+    (void)r;
+    ds_node *q = ds_graph_cast(c->g, in(c, "q"), DS_I8);
+    out(c, "y", ds_graph_dequantise(c->g, q, in(c, "scale"), DS_F32));
+}
+
+static void mixture(golden_case *c, const recipe *r) {
+    (void)r;
+    const ds_moe_opts opts = {.n_experts = 4, .experts_per_token = 2, .intermediate_size = 12};
+    ds_node *balance = NULL;
+    out(c, "y", ds_nn_moe(c->g, in(c, "x"), opts, &balance));
+    out(c, "balance", balance);
+    is_param(c, "gate.weight");
+    is_param(c, "experts.*.w1.weight");
+    is_param(c, "experts.*.w2.weight");
+    is_param(c, "experts.*.w3.weight");
 }
 
 static void route(golden_case *c, const recipe *r) {
@@ -255,6 +304,15 @@ static const recipe recipes[] = {
     BINARY("div", DS_DIV),
     BINARY("maximum", DS_MAXIMUM),
     BINARY("minimum", DS_MINIMUM),
+    {"neg", unary, DS_NEG, 0, 0},
+    {"scale", unary, DS_SCALE, 150, 0},
+    {"offset", unary, DS_OFFSET, -75, 0},
+    {"sign", unary, DS_SIGN, 0, 0},
+    {"step", unary, DS_STEP, 0, 0},
+    {"equal", binary, DS_EQUAL, 0, 0},
+    {"less", binary, DS_LESS, 0, 0},
+    {"stop_gradient", stop_gradient, 0, 0, 0},
+    {"straight_through", straight_through, 0, 0, 0},
     {"select", select_case, 0, 0, 0},
     {"permute", view, 0, 0, 0},
     {"slice", view, 1, 0, 0},
@@ -312,6 +370,10 @@ static const recipe recipes[] = {
     {"quantise_per_row", quantise, 0, 0, 0},
     {"fake_quantise_per_tensor", fake_quantise, 0, 0, 0},
     {"fake_quantise_per_row", fake_quantise, 0, 0, 0},
+    {"quantisation_scale", quantisation_scale, 0, 0, 0},
+    {"dequantise_per_tensor", dequantise, 0, 0, 0},
+    {"dequantise_per_row", dequantise, 0, 0, 0},
+    {"moe", mixture, 0, 0, 0},
     {"moe_route", route, 0, 0, 0},
 };
 
@@ -334,7 +396,8 @@ static void compare(const golden_case *c, const char *what, const float *got,
 
 static void check_case(const ds_safetensors *file, const recipe *r, const char *backend_name,
                        bool fuse) {
-    golden_case c = {.file = file, .name = r->name, .backend = backend_name, .g = ds_graph_new()};
+    golden_case c = {
+        .file = file, .name = r->name, .backend = backend_name, .g = ds_graph_new(), .seed = 1};
     ds_backend *backend = NULL;
     ds_state *state = NULL;
     ds_program *p = NULL;
@@ -355,9 +418,8 @@ static void check_case(const ds_safetensors *file, const recipe *r, const char *
         if (ds_program_write(p, c.input_names[i], c.inputs[i]->data, c.inputs[i]->size_bytes) !=
             DS_OK)
             fail_msg("%s: %s", r->name, ds_error());
-    const float one = 1;
     if (differentiate)
-        assert_int_equal(ds_program_write(p, DS_LOSS_SEED, &one, sizeof one), DS_OK);
+        assert_int_equal(ds_program_write(p, DS_LOSS_SEED, &c.seed, sizeof c.seed), DS_OK);
     if (ds_program_run(p) != DS_OK)
         fail_msg("%s on %s: %s", r->name, backend_name, ds_error());
     for (int i = 0; i < c.n_outputs; i++) {
@@ -404,10 +466,120 @@ static void test_the_cpu_backend(void **state) {
     check_all("cpu");
 }
 
+/* ---- what has no golden
+ * --------------------------------------------------------------------------
+ */
+
+/* Ops that PyTorch has no counterpart for, or that another test compares. */
+static const struct {
+    const ds_op *op;
+    const char *reason;
+} exempt[] = {
+    {&ds_op_seed, "random numbers are this project's own"},
+    {&ds_op_dropout, "random numbers are this project's own"},
+    {&ds_op_accumulate, "adds to a variable: test_program"},
+    {&ds_op_cache_write,
+     "writes to a variable: test_generator, tokens one by one against all at once"},
+    {&ds_op_paged_write, "writes to a variable: test_cpu_paged, as below"},
+    {&ds_op_paged_attention, "test_cpu_paged: against attention, which has goldens"},
+    {&ds_op_contiguous, "a copy: made where a kernel needs it"},
+    {&ds_op_quantised_matmul, "test_quantised: against folders of compressed-tensors"},
+    {&ds_op_adamw, "test_optimizer_goldens"},
+    {&ds_op_sgd, "test_optimizer_goldens"},
+    {&ds_op_lion, "test_optimizer_goldens"},
+};
+
+typedef struct seen_kinds {
+    bool ops[128], unary[DS_UNARY_KINDS], binary[DS_BINARY_KINDS];
+} seen_kinds;
+
+static void look_at(const ds_graph *g, seen_kinds *seen) {
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const ds_node *x = g->nodes[i];
+        for (int o = 0; o < ds_n_ops; o++)
+            seen->ops[o] = seen->ops[o] || x->op == ds_all_ops[o];
+        if (x->op == &ds_op_unary)
+            seen->unary[((const ds_unary_attrs *)x->attrs)->kind] = true;
+        if (x->op == &ds_op_binary)
+            seen->binary[((const ds_binary_attrs *)x->attrs)->kind] = true;
+    }
+}
+
+/* What the case computes with, before and after the passes that make other ops of it. */
+static void look_at_case(const ds_safetensors *file, const recipe *r, seen_kinds *seen) {
+    golden_case c = {.file = file, .name = r->name, .g = ds_graph_new(), .seed = 1};
+    r->build(&c, r);
+    look_at(c.g, seen);
+    if (c.loss && c.n_params > 0) {
+        ds_graph_output(c.g, "L", c.loss);
+        ds_graph *whole = ds_pass_autodiff(c.g, "L", false), *fused = ds_pass_fuse(whole);
+        ds_graph *joined = ds_pass_fuse_elementwise(fused);
+        look_at(whole, seen);
+        look_at(fused, seen);
+        look_at(joined, seen);
+        ds_graph_free(joined);
+        ds_graph_free(fused);
+        ds_graph_free(whole);
+    }
+    ds_graph_free(c.g);
+}
+
+static const char *reason_for(const ds_op *op) {
+    for (size_t i = 0; i < sizeof exempt / sizeof *exempt; i++)
+        if (exempt[i].op == op)
+            return exempt[i].reason;
+    return NULL;
+}
+
+static void test_no_op_is_left_out(void **state) {
+    (void)state;
+    seen_kinds seen = {0};
+    ds_safetensors *file = NULL;
+    assert_true(ds_n_ops <= 128);
+    assert_int_equal(ds_safetensors_open(DS_TEST_DATA "/goldens/ops.safetensors", &file), DS_OK);
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
+        look_at_case(file, &recipes[i], &seen);
+    ds_safetensors_close(file);
+    for (int o = 0; o < ds_n_ops; o++) {
+        const char *reason = reason_for(ds_all_ops[o]);
+        if (!seen.ops[o] && !reason)
+            fail_msg("the op %s has no golden", ds_all_ops[o]->name);
+        if (seen.ops[o] && reason)
+            fail_msg("the op %s has a golden and needs no reason", ds_all_ops[o]->name);
+    }
+    for (int kind = 0; kind < DS_UNARY_KINDS; kind++)
+        if (!seen.unary[kind])
+            fail_msg("%s has no golden", ds_unary_name((ds_unary)kind));
+    for (int kind = 0; kind < DS_BINARY_KINDS; kind++)
+        if (!seen.binary[kind])
+            fail_msg("%s has no golden", ds_binary_name((ds_binary)kind));
+}
+
+/* The case of a tensor's name: all before its slash. */
+static bool has_recipe(const char *tensor) {
+    const size_t length = strcspn(tensor, "/");
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++)
+        if (strlen(recipes[i].name) == length && strncmp(recipes[i].name, tensor, length) == 0)
+            return true;
+    return false;
+}
+
+static void test_no_golden_is_left_out(void **state) {
+    (void)state;
+    ds_safetensors *file = NULL;
+    assert_int_equal(ds_safetensors_open(DS_TEST_DATA "/goldens/ops.safetensors", &file), DS_OK);
+    for (size_t i = 0; i < ds_safetensors_count(file); i++)
+        if (!has_recipe(ds_safetensors_at(file, i)->name))
+            fail_msg("nothing reads %s", ds_safetensors_at(file, i)->name);
+    ds_safetensors_close(file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_reference_backend),
         cmocka_unit_test(test_the_cpu_backend),
+        cmocka_unit_test(test_no_op_is_left_out),
+        cmocka_unit_test(test_no_golden_is_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

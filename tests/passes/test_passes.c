@@ -33,21 +33,80 @@ static ds_graph *next(ds_graph *before, ds_graph *after) {
     return after;
 }
 
+/* Experts behind a softmax router, RMS norms; attention over a score matrix after unfusing. */
+static ds_graph *experts(void) {
+    const ds_model_config c = {.architecture = DS_MOE,
+                               .vocab_size = 96,
+                               .n_layers = 1,
+                               .hidden_size = 32,
+                               .n_heads = 2,
+                               .n_kv_heads = 2,
+                               .head_dim = 16,
+                               .intermediate_size = 48,
+                               .max_seq_len = 16,
+                               .norm_eps = 1e-5f,
+                               .rope_theta = 10000,
+                               .n_experts = 4,
+                               .experts_per_token = 2,
+                               .router_loss_weight = 0.01f};
+    ds_graph *g = ds_graph_new();
+    ds_model_build_training(g, &c, 2, 16);
+    assert_true(ds_graph_ok(g));
+    return g;
+}
+
+static bool is_one_of(const ds_op *op, const ds_op *const *ops, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (op == ops[i])
+            return true;
+    return false;
+}
+
+/* Products and attention in the low type; masters, all that softmax and losses see, and the
+ * statistics and weight gradients of norms in f32. */
+static void expect_types(const ds_node *x, ds_dtype low) {
+    static const ds_op *const lowered[] = {&ds_op_matmul, &ds_op_grouped_matmul, &ds_op_attention,
+                                           &ds_op_layer_norm, &ds_op_rms_norm};
+    static const ds_op *const whole[] = {&ds_op_param,        &ds_op_softmax,
+                                         &ds_op_log_softmax,  &ds_op_cross_entropy,
+                                         &ds_op_softmax_grad, &ds_op_log_softmax_grad};
+    static const ds_op *const norms[] = {&ds_op_layer_norm, &ds_op_rms_norm, &ds_op_layer_norm_grad,
+                                         &ds_op_rms_norm_grad};
+    const bool is_further = x->op == &ds_op_result;
+    if (x->phase == DS_FORWARD && is_one_of(x->op, lowered, sizeof lowered / sizeof *lowered))
+        assert_int_equal(x->type.dtype, low);
+    if (is_one_of(x->op, whole, sizeof whole / sizeof *whole))
+        assert_int_equal(x->type.dtype, DS_F32);
+    if (x->op == &ds_op_softmax || x->op == &ds_op_log_softmax)
+        assert_int_equal(x->inputs[0]->type.dtype, DS_F32);
+    if (is_further &&
+        (is_one_of(x->inputs[0]->op, norms, sizeof norms / sizeof *norms) ||
+         x->inputs[0]->op == &ds_op_attention || x->inputs[0]->op == &ds_op_cross_entropy))
+        assert_int_equal(x->type.dtype, DS_F32);
+}
+
 static void test_precision_lowers_products_and_keeps_masters(void **state) {
     (void)state;
-    ds_graph *g = model();
-    const int products = count_ops(g, &ds_op_matmul), casts = count_ops(g, &ds_op_cast);
-    g = next(g, ds_pass_precision(g, DS_PRECISION_BF16));
-    assert_int_equal(count_ops(g, &ds_op_matmul), products);
-    assert_true(count_ops(g, &ds_op_cast) > casts);
-    for (size_t i = 0; i < g->n_nodes; i++) {
-        const ds_node *x = g->nodes[i];
-        if (x->op == &ds_op_matmul || x->op == &ds_op_attention)
-            assert_int_equal(x->type.dtype, DS_BF16);
-        if (x->op == &ds_op_param || x->op == &ds_op_cross_entropy)
-            assert_int_equal(x->type.dtype, DS_F32);
-    }
-    ds_graph_free(g);
+    static const struct {
+        ds_precision precision;
+        ds_dtype low;
+    } kinds[] = {{DS_PRECISION_BF16, DS_BF16}, {DS_PRECISION_FP16, DS_F16}};
+    static ds_graph *(*const models[])(void) = {model, experts};
+    for (int k = 0; k < 2; k++)
+        for (int m = 0; m < 2; m++) {
+            ds_graph *g = models[m]();
+            const int products = count_ops(g, &ds_op_matmul), casts = count_ops(g, &ds_op_cast);
+            g = next(g, ds_pass_precision(g, kinds[k].precision));
+            assert_int_equal(count_ops(g, &ds_op_matmul), products);
+            assert_true(count_ops(g, &ds_op_cast) > casts);
+            if (m == 1)
+                g = next(g, ds_pass_unfuse_attention(g));
+            g = next(g, ds_pass_autodiff(g, "loss", false));
+            assert_int_equal(count_ops(g, &ds_op_softmax), m == 0 ? 0 : 2); /* scores, router */
+            for (size_t i = 0; i < g->n_nodes; i++)
+                expect_types(g->nodes[i], kinds[k].low);
+            ds_graph_free(g);
+        }
 }
 
 static void test_autodiff_writes_every_gradient_once(void **state) {

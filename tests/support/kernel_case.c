@@ -26,6 +26,15 @@ static uint32_t draw(uint64_t seed, uint64_t stream, int64_t i) {
     return ds_philox(ds_mix64(seed), (uint64_t)i, stream).word[0];
 }
 
+int64_t case_choice(uint64_t seed, int place, int64_t most) {
+    return (int64_t)(draw(seed, 97, place) % (uint64_t)most);
+}
+
+int64_t case_size(uint64_t seed, int place, int64_t most) {
+    const double u = (double)ds_uniform(draw(seed, 97, place));
+    return 1 + (int64_t)(u * u * (double)(most - 1) + 0.5);
+}
+
 static void store(const ds_tensor *t, int64_t at, double x) {
     switch (t->dtype) {
     case DS_F32: ((float *)t->data)[at] = (float)x; break;
@@ -113,6 +122,18 @@ static ds_tensor copy_of(const ds_tensor *t, const ds_type *type) {
     return copy;
 }
 
+/* "f32[4,16] bf16[16,3] ", the types of the inputs. */
+static const char *inputs_text(const ds_node *node, char *out, size_t size) {
+    size_t length = 0;
+    *out = '\0';
+    for (int i = 0; i < node->n_inputs && length < size; i++) {
+        char type[64];
+        ds_type_text(&node->inputs[i]->type, type, sizeof type);
+        length += (size_t)snprintf(out + length, size - length, "%s ", type);
+    }
+    return out;
+}
+
 static void compare(const ds_node *node, const char *what, int index, const ds_tensor *expected,
                     const ds_tensor *got, const kernel_case *c, int n_threads) {
     const bool low = got->dtype == DS_BF16 || got->dtype == DS_F16;
@@ -124,9 +145,13 @@ static void compare(const ds_node *node, const char *what, int index, const ds_t
         if ((isnan(e) && isnan(g)) || e == g)
             continue;
         const bool is_float = ds_dtype_is_float(got->dtype) != 0;
+        char text[256];
         if (!(fabs(e - g) <= tolerance * (1 + fabs(e))) || !is_float)
-            fail_msg("%s, %s %d, element %lld of %lld: expected %.9g, got %.9g (%d threads)",
-                     node->op->name, what, index, (long long)i, (long long)n, e, g, n_threads);
+            fail_msg("%s of %s(seed %llu), %s %d, element %lld of %lld: expected %.9g, got %.9g "
+                     "(%d threads)",
+                     node->op->name, inputs_text(node, text, sizeof text),
+                     (unsigned long long)c->seed, what, index, (long long)i, (long long)n, e, g,
+                     n_threads);
     }
 }
 

@@ -20,8 +20,13 @@ typedef struct kernel_case {
     void *context;
 } kernel_case;
 
-/* Fails the cmocka test when they differ, with 1, 2 and 3 threads. */
+/* Fails the cmocka test when they differ, with 1, 2 and 3 threads, and tells shapes and seed. */
 void check_kernel(const ds_node *node, kernel_case c);
+
+/* For random shapes: the place-th whole number from 0 to most − 1 that the seed gives. */
+int64_t case_choice(uint64_t seed, int place, int64_t most);
+/* The same from 1 to most, small ones more often. */
+int64_t case_size(uint64_t seed, int place, int64_t most);
 
 /* Graph inputs for tests: f32 unless said otherwise. */
 ds_node *case_input(ds_graph *g, ds_dtype dtype, int rank, const int64_t *dims);

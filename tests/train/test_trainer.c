@@ -282,41 +282,77 @@ static void test_a_damaged_checkpoint_is_passed_over(void **state) {
     assert_same_checkpoint("damaged", "intact", 20);
 }
 
+/* A checkpoint writer to this run's folder and, for it, a state of one parameter. */
+typedef struct small_checkpoint {
+    ds_backend *backend;
+    ds_state *state;
+    ds_checkpoint_writer *writer;
+} small_checkpoint;
+
+static small_checkpoint open_small_checkpoint(const char *folder) {
+    small_checkpoint c = {0};
+    char path[512];
+    ds_graph *g = ds_graph_new();
+    assert_int_equal(ds_backend_open("ref", (ds_backend_opts){0}, &c.backend), DS_OK);
+    assert_int_equal(ds_state_new(c.backend, &c.state), DS_OK);
+    ds_graph_param(g, "w", 1, (int64_t[]){1000}, DS_INIT_ONES);
+    assert_int_equal(ds_state_declare(c.state, g), DS_OK);
+    assert_int_equal(ds_state_init(c.state, 1), DS_OK);
+    assert_int_equal(
+        ds_checkpoint_writer_new(file_in(folder, "checkpoints", path), 0, true, &c.writer), DS_OK);
+    ds_graph_free(g);
+    return c;
+}
+
+static void close_small_checkpoint(small_checkpoint *c) {
+    ds_checkpoint_writer_free(c->writer);
+    ds_state_free(c->state);
+    ds_backend_close(c->backend);
+}
+
 static void test_a_full_disk_keeps_the_former_checkpoint(void **state) {
     (void)state;
     char path[512], found[PATH_MAX];
-    for (int kind = DS_FAULT_WRITE; kind < DS_FAULT_KINDS; kind++) {
+    for (int kind = DS_FAULT_WRITE; kind < DS_FAULT_FAILURES; kind++) {
         ds_train_config config;
         const char *const overrides[] = {"checkpoint.interval=10", "checkpoint.resume=never"};
         configure("full", overrides, 2, &config);
         ds_trainer *t = open_trainer(&config);
         assert_int_equal(ds_trainer_run(t), DS_OK);
         ds_trainer_free(t);
-        ds_backend *b = NULL;
-        ds_state *s = NULL;
-        ds_graph *g = ds_graph_new();
-        ds_checkpoint_writer *w = NULL;
-        assert_int_equal(ds_backend_open("ref", (ds_backend_opts){0}, &b), DS_OK);
-        assert_int_equal(ds_state_new(b, &s), DS_OK);
-        ds_graph_param(g, "w", 1, (int64_t[]){1000}, DS_INIT_ONES);
-        assert_int_equal(ds_state_declare(s, g), DS_OK);
-        assert_int_equal(ds_state_init(s, 1), DS_OK);
-        assert_int_equal(
-            ds_checkpoint_writer_new(file_in("full", "checkpoints", path), 0, true, &w), DS_OK);
+        small_checkpoint c = open_small_checkpoint("full");
         const ds_checkpoint_file file = {"trainer.json", "{}"};
         ds_fault_arm((ds_fault)kind, 2);
-        assert_int_equal(ds_checkpoint_write(w, s, 30, &file, 1), DS_OK); /* in the background */
-        assert_int_equal(ds_checkpoint_wait(w), DS_IO);
+        assert_int_equal(ds_checkpoint_write(c.writer, c.state, 30, &file, 1),
+                         DS_OK); /* in the background */
+        assert_int_equal(ds_checkpoint_wait(c.writer), DS_IO);
         ds_fault_arm((ds_fault)kind, 0);
         assert_int_equal(
             ds_checkpoint_find(file_in("full", "checkpoints", path), DS_VERIFY_ALL, found), DS_OK);
         assert_non_null(strstr(found, "step-00000020"));
-        ds_checkpoint_writer_free(w);
-        ds_graph_free(g);
-        ds_state_free(s);
-        ds_backend_close(b);
+        close_small_checkpoint(&c);
         ds_train_config_free(&config);
     }
+}
+
+/* Whichever write takes only part of its bytes, the rest follows: the sums are right. */
+static void test_short_writes_leave_a_whole_checkpoint(void **state) {
+    (void)state;
+    char path[512], found[PATH_MAX], wanted[32];
+    file_in("short", "checkpoints", path);
+    assert_int_equal(ds_folder_make(path), DS_OK);
+    small_checkpoint c = open_small_checkpoint("short");
+    const ds_checkpoint_file file = {"trainer.json", "{}"};
+    for (int n = 1; n <= 10; n++) {
+        ds_fault_arm(DS_FAULT_SHORT_WRITE, n);
+        assert_int_equal(ds_checkpoint_write(c.writer, c.state, n, &file, 1), DS_OK);
+        assert_int_equal(ds_checkpoint_wait(c.writer), DS_OK);
+        ds_fault_arm(DS_FAULT_SHORT_WRITE, 0);
+        snprintf(wanted, sizeof wanted, "step-%08d", n);
+        assert_int_equal(ds_checkpoint_find(path, DS_VERIFY_ALL, found), DS_OK);
+        assert_non_null(strstr(found, wanted));
+    }
+    close_small_checkpoint(&c);
 }
 
 /* The final loss of a run with these overrides. */
@@ -453,6 +489,7 @@ int main(void) {
         cmocka_unit_test(test_a_duration_becomes_steps),
         cmocka_unit_test(test_a_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_a_full_disk_keeps_the_former_checkpoint),
+        cmocka_unit_test(test_short_writes_leave_a_whole_checkpoint),
         cmocka_unit_test(test_no_switch_changes_the_result),
         cmocka_unit_test(test_a_bert_accumulates_what_it_computes_at_once),
         cmocka_unit_test(test_a_bad_gradient_is_named),
