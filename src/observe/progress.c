@@ -58,9 +58,11 @@ static int columns_of(int fd) {
 }
 
 static void emit(const ds_progress *p, ds_text *text) {
+    static const char lost[] = "out of memory: a message cannot be shown\n";
+    const char *data = text->poisoned ? lost : text->data;
+    const size_t length = text->poisoned ? sizeof lost - 1 : text->length;
     /* A failed write is left alone: see ds_progress_update. */
-    if (!text->poisoned && text->length > 0 &&
-        ds_fd_write(p->fd, text->data, text->length, "progress display") != DS_OK)
+    if (length > 0 && ds_fd_write(p->fd, data, length, "progress display") != DS_OK)
         text->poisoned = true;
     ds_text_clear(text);
 }
