@@ -289,6 +289,9 @@ DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts o
 /* Cancels what is at work and ends its thread. */
 DS_API void ds_async_executor_free(ds_async_executor *executor);
 
+/* Tokens that prompt and answer may have together, by max_seq_len and the cache's size. */
+DS_API int64_t ds_async_executor_longest(const ds_async_executor *executor);
+
 /* Returns at once. *id: for the other calls. DS_INVALID for tokens that are none or a prompt that
  * is too long; DS_BUSY when max_queue requests wait. */
 DS_API ds_status ds_async_executor_submit(ds_async_executor *executor, const ds_request *request,

@@ -478,6 +478,10 @@ void ds_async_executor_free(ds_async_executor *e) {
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
+int64_t ds_async_executor_longest(const ds_async_executor *e) {
+    return e->longest;
+}
+
 static ds_status check_request(const ds_async_executor *e, const ds_request *q) {
     if (q->n_prompt < 1)
         return ds_fail(DS_INVALID, "the prompt is empty: give at least one token");

@@ -99,7 +99,7 @@ static enum MHD_Result get_page(ds_exchange *x) {
 
 /* Tokens of the longest text. */
 static int64_t longest_of(const ds_server *s) {
-    return s->executor ? ds_model_get_config(s->model)->max_seq_len
+    return s->executor ? ds_async_executor_longest(s->executor)
                        : ds_model_embedding_length(s->model);
 }
 
@@ -316,8 +316,7 @@ static enum MHD_Result post_tokenize(ds_exchange *x) {
     free(ids);
     return send_json(x, 200,
                      json_pack("{s:I, s:I, s:o}", "count", (json_int_t)n, "max_model_len",
-                               (json_int_t)ds_model_get_config(x->server->model)->max_seq_len,
-                               "tokens", list));
+                               (json_int_t)longest_of(x->server), "tokens", list));
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */

@@ -126,6 +126,25 @@ static void short_caches_only_take_longer(void **unused) {
     assert_true(s.cache_bytes <= 3 * bytes + 5);
 }
 
+static void the_longest_text_is_what_fits(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    const ds_paged_cache block = {.block_size = 16, .dtype = DS_F32};
+    const size_t bytes = ds_model_block_bytes(ds_model_get_config(m), &block);
+    const int64_t most = ds_model_get_config(m)->max_seq_len;
+    const struct {
+        ds_async_executor_opts opts;
+        int64_t longest;
+    } cases[] = {{{0}, most}, {{.max_seq_len = 9}, 9}, {{.cache_bytes = bytes}, 16}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_async_executor *e = NULL;
+        require(ds_async_executor_new(m, cases[i].opts, &e));
+        assert_int_equal(ds_async_executor_longest(e), cases[i].longest);
+        ds_async_executor_free(e);
+    }
+    ds_model_free(m);
+}
+
 static void beginnings_are_shared(void **unused) {
     (void)unused;
     ds_model *m = open_model("llama");
@@ -659,6 +678,7 @@ int main(void) {
         cmocka_unit_test(answers_are_as_alone),
         cmocka_unit_test(drawn_answers_are_as_alone),
         cmocka_unit_test(short_caches_only_take_longer),
+        cmocka_unit_test(the_longest_text_is_what_fits),
         cmocka_unit_test(beginnings_are_shared),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(events_come_in_order),

@@ -129,6 +129,8 @@ stop
 
 echo "a client that goes away frees its place at once, streaming or not"
 start --max-batch 1 --max-queue 2 --max-tokens 500
+expect 200 '"max_model_len":500' "$url/v1/models"
+expect 200 '"max_model_len":500' "$url/tokenize" -d '{"prompt":"Once"}'
 endless='{"prompt":"Once","max_tokens":480,"temperature":1,"seed":1,"logit_bias":{"2":-100}'
 # the model is small: an answer may be there before its client leaves, so it is tried again
 for kind in '' ',"stream":true'; do
