@@ -279,7 +279,7 @@ typedef struct ds_request {
 typedef struct ds_answer {
     int32_t *tokens; /* the caller's to free() */
     int64_t n_tokens;
-    int64_t n_cached; /* prompt tokens whose keys and values were there already */
+    int64_t n_cached; /* prompt tokens whose keys and values it found, computed by others */
     ds_finish finish;
     char error[256]; /* with DS_FINISH_ERROR */
 } ds_answer;

@@ -129,18 +129,6 @@ static ds_status submit_part(ds_exchange *x, int i) {
     return status;
 }
 
-static void submit_others(ds_exchange *x) {
-    for (int i = 1; i < x->answer.n && !x->done; i++) {
-        const ds_status status = submit_part(x, i);
-        if (status == DS_BUSY)
-            fail_with(x, 429, "the queue has no room for so many answers", "rate_limit_error");
-        else if (status != DS_OK)
-            fail_with(x, 500, ds_error(), "server_error");
-    }
-    free(x->prompt);
-    x->prompt = NULL;
-}
-
 /* ---- the executor's thread ------------------------------------------------------------------- */
 
 static void on_event(const ds_event *event, void *context) {
@@ -148,8 +136,6 @@ static void on_event(const ds_event *event, void *context) {
     ds_exchange *x = part->exchange;
     const bool is_last = event->finish != DS_FINISH_NONE;
     pthread_mutex_lock(&x->lock);
-    if (!x->done && x->prompt)
-        submit_others(x);
     if (!x->done && !x->answer.choices[part->index].finished) {
         if (is_last)
             take_end(x, part, event);
@@ -169,11 +155,19 @@ ds_status ds_exchange_submit(ds_exchange *x) {
     x->parts = ds_calloc((size_t)x->answer.n, sizeof *x->parts);
     if (!x->parts)
         return DS_OUT_OF_MEMORY;
-    /* its first token may come before the call returns; it waits at the lock */
+    /* the first token may come before the call returns; it waits at the lock */
     pthread_mutex_lock(&x->lock);
-    const ds_status status = submit_part(x, 0);
+    ds_status status = DS_OK;
+    for (int i = 0; i < x->answer.n && status == DS_OK; i++)
+        status = submit_part(x, i);
     x->submitted = status == DS_OK;
+    if (status != DS_OK)
+        finish(x, 0); /* the caller tells the client */
     pthread_mutex_unlock(&x->lock);
+    free(x->prompt);
+    x->prompt = NULL;
+    if (status == DS_BUSY && x->answer.n > 1)
+        return ds_fail(DS_BUSY, "the queue has no room for %d answers", x->answer.n);
     return status;
 }
 

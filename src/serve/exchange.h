@@ -39,7 +39,7 @@ struct ds_exchange {
     ds_openai_request request;
     ds_openai_answer answer;
     ds_grammar *grammar; /* of the answers; NULL: any */
-    int32_t *prompt;     /* [n_prompt], while choices are still to be submitted */
+    int32_t *prompt;     /* [n_prompt], until it is submitted */
     int64_t n_prompt;
     ds_exchange_part *parts;                 /* [answer.n] */
     size_t n_sent;                           /* of answer.out */
@@ -74,8 +74,7 @@ struct ds_server {
 ds_exchange *ds_exchange_new(ds_server *server, struct MHD_Connection *connection);
 void ds_exchange_release(ds_exchange *x);
 
-/* Hands the parsed request, whose answer was begun, to the executor. Its first choice goes at once;
- * the others follow when that has its first token, and find the prompt's keys and values there. */
+/* Hands the parsed request, whose answer was begun, to the executor: all choices or none. */
 ds_status ds_exchange_submit(ds_exchange *x);
 /* For work that is not the executor's: it counts as at work, with a reference, until it is
  * completed by the whole body of its answer, which is taken over. */
