@@ -129,6 +129,15 @@ static ds_status submit_part(ds_exchange *x, int i) {
     return status;
 }
 
+/* Its client does not read: nothing more is kept for it. */
+static void give_up_unread(ds_exchange *x) {
+    if (x->done || !x->answer.stream || x->answer.out.length - x->n_sent <= DS_MOST_UNREAD)
+        return;
+    finish(x, 499);
+    x->broken = true;
+    ds_watch_allow(x->server, x->connection, 0);
+}
+
 /* ---- the executor's thread ------------------------------------------------------------------- */
 
 static void on_event(const ds_event *event, void *context) {
@@ -142,6 +151,7 @@ static void on_event(const ds_event *event, void *context) {
         else
             take_token(x, part, event);
     }
+    give_up_unread(x);
     if (x->done || (x->answer.stream && x->answer.out.length > x->n_sent))
         wake(x);
     pthread_mutex_unlock(&x->lock);

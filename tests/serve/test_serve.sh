@@ -191,6 +191,42 @@ until_true metric_is requests_running 0
 expect 200 choices "$url/v1/completions" -d '{"prompt":"x","max_tokens":1}'
 stop
 
+echo "clients that send a byte now and then are cut off, and hold no connection for ever"
+start --max-connections 2 --timeout 1
+port="${url##*:}"
+drip() { # what is sent at once; then more, until the connection ends
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf '%b' "$1" >&3
+    for _ in $(seq 300); do
+        printf ' ' >&3 || return 0
+        sleep 0.1
+    done
+    return 1
+}
+: >"$dir/cut"
+for request in 'GET /health HTTP/1.1\r\nHost: x\r\nX-Header:' \
+    'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n'; do
+    (trap '' PIPE; drip "$request" 2>/dev/null && echo cut >>"$dir/cut") &
+done
+sleep 0.5
+curl -s --max-time 0.5 "$url/health" && fail "there was a third connection"
+until_true curl -s --max-time 1 -o "$dir/body" "$url/health"
+until_true metric_is timeouts_total 2
+both_are_cut() { [ "$(wc -l <"$dir/cut")" -eq 2 ]; }
+until_true both_are_cut
+stop
+
+echo "a client that does not read its stream frees its place"
+start --max-tokens 500
+many="$endless,\"n\":128,\"stream\":true,\"logprobs\":20}"
+exec 3<>"/dev/tcp/127.0.0.1/${url##*:}"
+printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s' "${#many}" "$many" >&3
+until_true metric_is timeouts_total 1
+until_true metric_is requests_running 0
+[ "$(metric requests_cancelled_total)" -ge 1 ] || fail "its answers were all written"
+exec 3>&-
+stop
+
 echo "SIGTERM ends what is at work, not sooner, and takes nothing new"
 start --max-batch 1 --max-tokens 500 --drain-timeout 600
 # forty answers, one after the other: they are at work for as long as what follows takes
