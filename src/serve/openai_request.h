@@ -9,6 +9,7 @@
 
 enum {
     DS_OPENAI_MOST_STOPS = 4,
+    DS_OPENAI_MOST_STOP_TOKENS = 64,
     DS_OPENAI_MOST_BIASES = 1024,
     DS_OPENAI_MOST_CHOICES = 128,
     DS_OPENAI_MOST_TOOLS = 128,
@@ -42,7 +43,10 @@ typedef struct ds_openai_request {
     const char *grammar; /* of the answer, GBNF; NULL: none */
     char *stops[DS_OPENAI_MOST_STOPS];
     size_t n_stops;
-    void *json; /* owns the strings above */
+    int32_t *stop_tokens; /* [n_stop_tokens], besides the model's */
+    size_t n_stop_tokens;
+    int priority; /* as clients know it from vLLM: the lower goes first */
+    void *json;   /* owns the strings above */
 } ds_openai_request;
 
 typedef struct ds_openai_error {

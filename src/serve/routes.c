@@ -219,12 +219,11 @@ static ds_status encode_prompt(const ds_prompt_format *f, const ds_openai_reques
 }
 
 /* What the executor would refuse must not reach the tokenizer as ids. */
-static ds_status check_prompt(const ds_exchange *x) {
+static ds_status check_tokens(const ds_exchange *x, const int32_t *ids, size_t n) {
     const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
-    for (int64_t i = 0; i < x->n_prompt; i++)
-        if (x->prompt[i] < 0 || x->prompt[i] >= vocab)
-            return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", x->prompt[i],
-                           (long long)vocab - 1);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", ids[i], (long long)vocab - 1);
     return DS_OK;
 }
 
@@ -240,7 +239,8 @@ static ds_status begin_answer(ds_exchange *x) {
         r->sampling.seed = (s->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
     DS_TRY(encode_prompt(&s->format, r, &x->prompt, &n));
     x->n_prompt = (int64_t)n;
-    DS_TRY(check_prompt(x));
+    DS_TRY(check_tokens(x, x->prompt, n));
+    DS_TRY(check_tokens(x, r->stop_tokens, r->n_stop_tokens));
     DS_TRY(
         ds_grammar_cache_get(&s->grammars, s->model, ds_chat_family_tools(family), r, &x->grammar));
     const ds_openai_answer_opts opts = {.tokenizer = s->format.tokenizer,

@@ -28,7 +28,8 @@ static void test_completion(void **state) {
         "\"top_k\":-1,\"min_p\":0.25,\"seed\":-3,\"stop\":[\"a\",\"b\"],\"stream\":true,"
         "\"stream_options\":{\"include_usage\":true},\"presence_penalty\":-2,"
         "\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"12\":-100,\"0\":5},"
-        "\"logprobs\":0,\"n\":1,\"echo\":false,\"suffix\":null,\"user\":\"u\",\"metadata\":{}}");
+        "\"stop_token_ids\":[7,0],\"priority\":-3,\"logprobs\":0,\"n\":1,\"echo\":false,\"suffix\":"
+        "null,\"user\":\"u\",\"metadata\":{}}");
     assert_string_equal(r.model, "m");
     assert_string_equal(r.prompt, "Once");
     assert_int_equal(r.max_tokens, 7);
@@ -39,6 +40,9 @@ static void test_completion(void **state) {
     assert_true(r.has_seed && (int64_t)r.sampling.seed == -3);
     assert_int_equal(r.n_stops, 2);
     assert_string_equal(r.stops[1], "b");
+    assert_int_equal(r.n_stop_tokens, 2);
+    assert_int_equal(r.stop_tokens[0], 7);
+    assert_int_equal(r.priority, -3);
     assert_true(r.stream && r.include_usage && r.logprobs);
     assert_int_equal(r.sampling.n_bias, 2);
     ds_openai_request_clear(&r);
@@ -188,6 +192,9 @@ static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, P "\"stop\":\"\"}", "stop", "none of them empty"},
     {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",1]}", "stop", "string"},
     {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "stop", "4 at most"},
+    {DS_OPENAI_COMPLETION, P "\"stop_token_ids\":5}", "stop_token_ids", "an array of token ids"},
+    {DS_OPENAI_COMPLETION, P "\"stop_token_ids\":[-1]}", "stop_token_ids", "no token id"},
+    {DS_OPENAI_COMPLETION, P "\"priority\":1001}", "priority", "from -1000 to 1000"},
     {DS_OPENAI_COMPLETION, P "\"stream\":1}", "stream", "true or false, not a number"},
     {DS_OPENAI_COMPLETION, P "\"stream_options\":{}}", "stream_options", "\"stream\": true"},
     {DS_OPENAI_COMPLETION, P "\"stream\":true,\"stream_options\":{\"include_usage\":1}}",

@@ -84,6 +84,14 @@ expect 200 '"finish_reason":"stop"' "$url/v1/completions" -d "$ask,\"stop\":[\"n
 c="$(curl -sN "$url/v1/completions" -d "$ask,\"stop\":\"little girl\",\"stream\":true}" | field text | tr -d '\n')"
 [ "$c" = "${a%%little girl*}" ] || fail "streamed stop: '$c'"
 
+echo "stop tokens end the text before them"
+# the last token of the text up to there
+id="$(curl -s "$url/tokenize" -d '{"prompt":"Once upon a time, a little girl named Lily "}' | sed 's/.*,\([0-9]*\)].*/\1/')"
+expect 200 '"finish_reason":"stop"' "$url/v1/completions" -d "$ask,\"stop_token_ids\":[$id]}"
+part="$(field text <"$dir/body")"
+[ "$part" = "${a%%Lily*}" ] || fail "stop_token_ids [$id]: '$part'"
+expect 400 "token 99999 is not" "$url/v1/completions" -d "$ask,\"stop_token_ids\":[99999]}"
+
 echo "chat, with log-probabilities"
 hello='{"messages":[{"role":"user","content":"Hello"}],"max_tokens":8,"temperature":0'
 expect 200 '"role":"assistant"' "$url/v1/chat/completions" -d "$hello,\"logprobs\":true}"
@@ -233,6 +241,8 @@ start --max-batch 1 --max-tokens 500 --drain-timeout 600
 curl -sN "$url/v1/completions" -d "$endless,\"stream\":true,\"n\":40}" >"$dir/stream" &
 client=$!
 until_true grep -q text "$dir/stream"
+expect 200 choices "$url/v1/completions" -d '{"prompt":"x","max_tokens":1,"priority":-1}'
+grep -q DONE "$dir/stream" && fail "the lower priority waited for the higher ones"
 kill -TERM "$pid"
 until_true grep -q "ending; requests at work" "$dir/err"
 expect 503 draining "$url/ready"
