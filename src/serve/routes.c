@@ -112,21 +112,39 @@ static enum MHD_Result get_models(ds_exchange *x) {
 }
 
 /* Of a model without executor nothing runs or waits there. */
-static ds_executor_stats stats_of(const ds_server *s) {
+static ds_executor_stats executor_stats(const ds_server *s) {
     ds_executor_stats stats = {0};
     if (s->executor)
         ds_async_executor_stats(s->executor, &stats);
     return stats;
 }
 
-/* Alive unless the model hangs. */
+/* Of answers and embeddings together. */
+static ds_executor_stats all_stats(const ds_server *s) {
+    ds_executor_stats stats = executor_stats(s), more;
+    ds_embedding_worker_stats(s->embeddings, &more);
+    stats.n_running += more.n_running;
+    stats.n_waiting += more.n_waiting;
+    stats.submitted += more.submitted;
+    stats.finished += more.finished;
+    stats.cancelled += more.cancelled;
+    stats.failed += more.failed;
+    stats.prompt_tokens += more.prompt_tokens;
+    stats.steps += more.steps;
+    return stats;
+}
+
+/* Alive unless the model hangs, in answers or in embeddings. */
 static enum MHD_Result get_health(ds_exchange *x) {
-    const ds_executor_stats stats = stats_of(x->server);
-    const bool stalled = ds_metrics_stalled(&stats, ds_watch_oldest_s(x->server), ds_clock_s());
+    const ds_executor_stats all = all_stats(x->server), answers = executor_stats(x->server);
+    ds_executor_stats embeddings;
+    ds_embedding_worker_stats(x->server->embeddings, &embeddings);
+    const double oldest_s = ds_watch_oldest_s(x->server), now_s = ds_clock_s();
+    const bool stalled = ds_metrics_stalled(&answers, oldest_s, now_s) ||
+                         ds_metrics_stalled(&embeddings, oldest_s, now_s);
     return send_json(x, stalled ? 503 : 200,
                      json_pack("{s:s, s:I, s:I}", "status", stalled ? "stalled" : "ok", "running",
-                               (json_int_t)stats.n_running, "waiting",
-                               (json_int_t)stats.n_waiting));
+                               (json_int_t)all.n_running, "waiting", (json_int_t)all.n_waiting));
 }
 
 static enum MHD_Result get_ready(ds_exchange *x) {
@@ -136,7 +154,7 @@ static enum MHD_Result get_ready(ds_exchange *x) {
 }
 
 static enum MHD_Result get_metrics(ds_exchange *x) {
-    const ds_executor_stats stats = stats_of(x->server);
+    const ds_executor_stats stats = all_stats(x->server);
     ds_text text = {0};
     ds_metrics_write(&x->server->metrics, &stats, &text);
     return send_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
