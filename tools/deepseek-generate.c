@@ -44,9 +44,11 @@ static const char USAGE[] =
     "                          fewer steps: ngram (what followed the same words earlier) or the\n"
     "                          path of a smaller model with the same vocabulary\n"
     "  -n, --max-tokens N      tokens to write at most (default 200)\n"
-    "      --temperature T     0 takes the likeliest token each time (default 0.8)\n"
+    "      --temperature T     0 takes the likeliest token each time (default 0.8, or what\n"
+    "                          generation_config.json in the model's folder says; so for these)\n"
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
     "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
+    "      --generation-config NAME  auto (default: as above) or none\n"
     "      --seed N            of the draw (default 1)\n"
     "      --json-schema FILE  write JSON that this schema allows, and nothing else\n"
     "      --grammar FILE      write what the rules in this file allow (GBNF, llama.cpp's "
@@ -80,7 +82,7 @@ typedef struct request {
     ds_sampling sampling;
     ds_precision precision;
     int threads;
-    bool verbose, verify;
+    bool verbose, verify, plain_sampling;
 } request;
 
 typedef struct session {
@@ -119,6 +121,19 @@ static ds_status open_grammar(const request *r, session *s) {
     return DS_OK;
 }
 
+/* What was not given as an option is below 0. */
+static void complete_sampling(request *r, const ds_model *m) {
+    ds_sampling defaults = {.temperature = 0.8f, .top_k = 40};
+    if (!r->plain_sampling)
+        ds_model_wanted_sampling(m, &defaults);
+    const ds_sampling given = r->sampling;
+    r->sampling = defaults;
+    r->sampling.seed = given.seed;
+    r->sampling.temperature = given.temperature < 0 ? defaults.temperature : given.temperature;
+    r->sampling.top_k = given.top_k < 0 ? defaults.top_k : given.top_k;
+    r->sampling.top_p = given.top_p < 0 ? defaults.top_p : given.top_p;
+}
+
 static ds_status open_session(request *r, session *s) {
     const ds_model_opts opts = {.device = r->device,
                                 .n_threads = r->threads,
@@ -126,6 +141,7 @@ static ds_status open_session(request *r, session *s) {
                                 .dtype = r->dtype,
                                 .verify = r->verify};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
+    complete_sampling(r, s->model);
     DS_TRY(ds_cli_open_draft(&r->speculation, opts));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
@@ -364,6 +380,7 @@ enum {
     TEMPERATURE,
     TOP_K,
     TOP_P,
+    GENERATION_CONFIG,
     SEED,
     SCHEMA,
     GRAMMAR,
@@ -380,30 +397,32 @@ enum {
     LIKELIEST
 };
 
-static const struct option options[] = {{"model", required_argument, NULL, 'm'},
-                                        {"tokenizer", required_argument, NULL, TOKENIZER},
-                                        {"prompt", required_argument, NULL, 'p'},
-                                        {"max-tokens", required_argument, NULL, 'n'},
-                                        {"temperature", required_argument, NULL, TEMPERATURE},
-                                        {"top-k", required_argument, NULL, TOP_K},
-                                        {"top-p", required_argument, NULL, TOP_P},
-                                        {"seed", required_argument, NULL, SEED},
-                                        {"json-schema", required_argument, NULL, SCHEMA},
-                                        {"grammar", required_argument, NULL, GRAMMAR},
-                                        {"dtype", required_argument, NULL, DTYPE},
-                                        {"verify", no_argument, NULL, VERIFY},
-                                        {"precision", required_argument, NULL, PRECISION},
-                                        {"device", required_argument, NULL, DEVICE},
-                                        {"threads", required_argument, NULL, THREADS},
-                                        {"prompts", required_argument, NULL, PROMPTS},
-                                        {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
-                                        {"speculate", required_argument, NULL, SPECULATE},
-                                        {"perplexity", required_argument, NULL, SCORED},
-                                        {"window", required_argument, NULL, WINDOW},
-                                        {"likeliest", required_argument, NULL, LIKELIEST},
-                                        {"verbose", no_argument, NULL, 'v'},
-                                        {"help", no_argument, NULL, 'h'},
-                                        {0}};
+static const struct option options[] = {
+    {"model", required_argument, NULL, 'm'},
+    {"tokenizer", required_argument, NULL, TOKENIZER},
+    {"prompt", required_argument, NULL, 'p'},
+    {"max-tokens", required_argument, NULL, 'n'},
+    {"temperature", required_argument, NULL, TEMPERATURE},
+    {"top-k", required_argument, NULL, TOP_K},
+    {"top-p", required_argument, NULL, TOP_P},
+    {"generation-config", required_argument, NULL, GENERATION_CONFIG},
+    {"seed", required_argument, NULL, SEED},
+    {"json-schema", required_argument, NULL, SCHEMA},
+    {"grammar", required_argument, NULL, GRAMMAR},
+    {"dtype", required_argument, NULL, DTYPE},
+    {"verify", no_argument, NULL, VERIFY},
+    {"precision", required_argument, NULL, PRECISION},
+    {"device", required_argument, NULL, DEVICE},
+    {"threads", required_argument, NULL, THREADS},
+    {"prompts", required_argument, NULL, PROMPTS},
+    {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
+    {"speculate", required_argument, NULL, SPECULATE},
+    {"perplexity", required_argument, NULL, SCORED},
+    {"window", required_argument, NULL, WINDOW},
+    {"likeliest", required_argument, NULL, LIKELIEST},
+    {"verbose", no_argument, NULL, 'v'},
+    {"help", no_argument, NULL, 'h'},
+    {0}};
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
@@ -416,6 +435,13 @@ static int parse(int argc, char **argv, request *r) {
         case TEMPERATURE: r->sampling.temperature = real("--temperature", optarg, 0, 100); break;
         case TOP_K: r->sampling.top_k = (int)whole("--top-k", optarg, 0, INT32_MAX); break;
         case TOP_P: r->sampling.top_p = real("--top-p", optarg, 0, 1); break;
+        case GENERATION_CONFIG:
+            if (strcmp(optarg, "auto") != 0 && strcmp(optarg, "none") != 0) {
+                fprintf(stderr, "deepseek-generate: --generation-config must be auto or none\n");
+                return 2;
+            }
+            r->plain_sampling = *optarg == 'n';
+            break;
         case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
         case SCHEMA: r->schema = optarg; break;
         case GRAMMAR: r->grammar = optarg; break;
@@ -472,7 +498,7 @@ int main(int argc, char **argv) {
     request r = {.device = "cpu",
                  .max_tokens = -1,
                  .precision = DS_PRECISION_FULL,
-                 .sampling = {.temperature = 0.8f, .top_k = 40, .seed = 1}};
+                 .sampling = {.temperature = -1, .top_k = -1, .top_p = -1, .seed = 1}};
     const int early = parse(argc, argv, &r);
     if (early >= 0)
         return early;

@@ -117,6 +117,9 @@ DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NUL
 DS_API const char *ds_model_get_name(const ds_model *model);
 /* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
 DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
+/* How its makers want it drawn from: sets those of temperature, top_p, min_p, top_k and
+ * repetition_penalty that the folder's generation_config.json names. */
+DS_API void ds_model_wanted_sampling(const ds_model *model, ds_sampling *sampling);
 
 /* How well a model predicts a text. Perplexity is exp(loss / n_predicted). */
 typedef struct ds_text_score {

@@ -67,6 +67,7 @@ struct ds_server {
     ds_embedding_worker *embeddings;
     ds_server_opts opts;
     const char *name;
+    ds_sampling sampling; /* where a request says nothing */
     ds_prompt_format format;
     ds_grammar_cache grammars; /* of the thread that serves connections */
     ds_metrics metrics;

@@ -423,13 +423,16 @@ static ds_status read_all(reading *r) {
     return read_bias(r);
 }
 
-ds_status ds_openai_request_parse(ds_openai_kind kind, const char *body, size_t size,
-                                  ds_openai_request *out, ds_openai_error *error) {
+const ds_sampling ds_openai_sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+
+ds_status ds_openai_request_parse(ds_openai_kind kind, const ds_sampling *defaults,
+                                  const char *body, size_t size, ds_openai_request *out,
+                                  ds_openai_error *error) {
     *out =
         (ds_openai_request){.kind = kind,
                             .max_tokens = kind == DS_OPENAI_COMPLETION ? DS_COMPLETION_TOKENS : 0,
                             .n = 1,
-                            .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+                            .sampling = *defaults};
     *error = (ds_openai_error){0};
     reading r = {.out = out, .error = error};
     if (depth_of(body, size) > DS_OPENAI_DEEPEST)

@@ -54,9 +54,13 @@ typedef struct ds_openai_error {
     char param[48];    /* the key; "" for none */
 } ds_openai_error;
 
-/* DS_INVALID fills *error; then, and when out of memory, there is nothing to clear. */
-ds_status ds_openai_request_parse(ds_openai_kind kind, const char *body, size_t size,
-                                  ds_openai_request *out, ds_openai_error *error);
+/* defaults: of the sampling. DS_INVALID fills *error; then, and when out of memory, there is
+ * nothing to clear. */
+ds_status ds_openai_request_parse(ds_openai_kind kind, const ds_sampling *defaults,
+                                  const char *body, size_t size, ds_openai_request *out,
+                                  ds_openai_error *error);
+/* OpenAI's own defaults. */
+extern const ds_sampling ds_openai_sampling;
 void ds_openai_request_clear(ds_openai_request *request);
 
 #endif

@@ -211,8 +211,9 @@ static bool is_served(ds_exchange *x, const char *model, enum MHD_Result *sent) 
 /* Reads the body into x->request; otherwise the refusal is sent. */
 static bool read_request(ds_exchange *x, ds_openai_kind kind, enum MHD_Result *sent) {
     ds_openai_error error;
-    const ds_status status = ds_openai_request_parse(kind, x->body.data ? x->body.data : "",
-                                                     x->body.length, &x->request, &error);
+    const ds_status status =
+        ds_openai_request_parse(kind, &x->server->sampling, x->body.data ? x->body.data : "",
+                                x->body.length, &x->request, &error);
     ds_text_clear(&x->body);
     if (status != DS_OK) {
         const bool told = status == DS_INVALID;

@@ -157,6 +157,9 @@ ds_status ds_server_new(ds_model *model, const ds_server_opts *opts, ds_server *
     s->created = (int64_t)time(NULL);
     set_defaults(&s->opts);
     s->name = opts->name ? opts->name : ds_model_get_name(model);
+    s->sampling = ds_openai_sampling;
+    if (!opts->plain_sampling)
+        ds_model_wanted_sampling(model, &s->sampling);
     ds_metrics_init(&s->metrics);
     pthread_mutex_init(&s->list_lock, NULL);
     if (getrandom(&s->id_salt, sizeof s->id_salt, 0) != (ssize_t)sizeof s->id_salt)

@@ -15,7 +15,7 @@
 static ds_openai_request accept_json(ds_openai_kind kind, const char *json) {
     ds_openai_request r;
     ds_openai_error error;
-    if (ds_openai_request_parse(kind, json, strlen(json), &r, &error) != DS_OK)
+    if (ds_openai_request_parse(kind, &ds_openai_sampling, json, strlen(json), &r, &error) != DS_OK)
         fail_msg("%s: %s", json, error.message);
     return r;
 }
@@ -244,8 +244,8 @@ static void test_refusals(void **state) {
         const refusal *c = &refusals[i];
         ds_openai_request r;
         ds_openai_error error;
-        const ds_status status =
-            ds_openai_request_parse(c->kind, c->json, strlen(c->json), &r, &error);
+        const ds_status status = ds_openai_request_parse(c->kind, &ds_openai_sampling, c->json,
+                                                         strlen(c->json), &r, &error);
         if (status != DS_INVALID || !strstr(error.message, c->text) ||
             strcmp(error.param, c->param) != 0)
             fail_msg("%s: status %d, param '%s', message '%s'", c->json, status, error.param,
@@ -262,7 +262,9 @@ static void test_deep_nesting(void **state) {
     memset(body, '[', DEEP);
     ds_openai_request r;
     ds_openai_error error;
-    assert_int_equal(ds_openai_request_parse(DS_OPENAI_CHAT, body, DEEP, &r, &error), DS_INVALID);
+    assert_int_equal(
+        ds_openai_request_parse(DS_OPENAI_CHAT, &ds_openai_sampling, body, DEEP, &r, &error),
+        DS_INVALID);
     assert_non_null(strstr(error.message, "deep"));
     free(body);
     /* brackets within a string are no nesting */

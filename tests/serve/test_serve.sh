@@ -135,6 +135,25 @@ metric_is 'http_requests_total{code="404"}' 2 || fail "metrics: $(metric 'http_r
 [ "$(metric generated_tokens_total)" -ge 200 ] || fail "generated tokens"
 stop
 
+echo "how to draw is what the model's makers want where a request says nothing"
+mkdir "$dir/own"
+ln -s "$model"/* "$dir/own/"
+rm "$dir/own/generation_config.json"
+echo '{"eos_token_id":2,"temperature":0.7,"top_k":1,"top_p":5}' >"$dir/own/generation_config.json"
+start --model "$dir/own"
+grep -q "top_p of generation_config.json is not in 0 … 1" "$dir/err" || fail "a top_p of 5 is not told of"
+silent='{"prompt":"Once upon a time","max_tokens":40,"seed":5'
+expect 200 "" "$url/v1/completions" -d "$silent}"
+[ "$(field text <"$dir/body")" = "$a" ] || fail "not the likeliest tokens: $(cat "$dir/body")"
+expect 200 "" "$url/v1/completions" -d "$silent,\"top_k\":0,\"temperature\":1}"
+b="$(field text <"$dir/body")"
+[ "$b" != "$a" ] || fail "a request's own top_k"
+stop
+start --model "$dir/own" --generation-config none
+expect 200 "" "$url/v1/completions" -d "$silent}"
+[ "$(field text <"$dir/body")" = "$b" ] || fail "--generation-config none: $(cat "$dir/body")"
+stop
+
 echo "a client that goes away frees its place at once, streaming or not"
 start --max-batch 1 --max-queue 2 --max-tokens 500
 expect 200 '"max_model_len":500' "$url/v1/models"
