@@ -119,6 +119,9 @@ static const struct {
     {"suffix", "\"\"", "filling a gap in a text is not supported"},
     {"functions", "[]", "give 'tools' instead"},
     {"function_call", "\"none\"", "give 'tool_choice' instead"},
+    {"min_tokens", "0", "forbid the end token by 'logit_bias' instead"},
+    {"ignore_eos", "false", "forbid the end token by 'logit_bias' instead"},
+    {"chat_template_kwargs", "{}", "templates take no arguments here"},
 };
 
 static ds_status refuse_unsupported(const reading *r) {

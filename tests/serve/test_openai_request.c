@@ -29,7 +29,7 @@ static void test_completion(void **state) {
         "\"stream_options\":{\"include_usage\":true},\"presence_penalty\":-2,"
         "\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"12\":-100,\"0\":5},"
         "\"stop_token_ids\":[7,0],\"priority\":-3,\"logprobs\":0,\"n\":1,\"echo\":false,\"suffix\":"
-        "null,\"user\":\"u\",\"metadata\":{}}");
+        "null,\"ignore_eos\":false,\"user\":\"u\",\"metadata\":{}}");
     assert_string_equal(r.model, "m");
     assert_string_equal(r.prompt, "Once");
     assert_int_equal(r.max_tokens, 7);
@@ -180,6 +180,10 @@ static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, P "\"n\":0}", "n", "from 1 to 128"},
     {DS_OPENAI_COMPLETION, P "\"best_of\":2}", "best_of", "'n'"},
     {DS_OPENAI_COMPLETION, P "\"suffix\":\"y\"}", "suffix", "filling a gap"},
+    {DS_OPENAI_COMPLETION, P "\"min_tokens\":2}", "min_tokens", "'logit_bias'"},
+    {DS_OPENAI_COMPLETION, P "\"ignore_eos\":true}", "ignore_eos", "can only be false"},
+    {DS_OPENAI_CHAT, C "\"chat_template_kwargs\":{\"enable_thinking\":false}}",
+     "chat_template_kwargs", "no arguments"},
     {DS_OPENAI_COMPLETION, P "\"grammar\":1}", "grammar", "GBNF"},
     {DS_OPENAI_COMPLETION, P "\"tools\":[{}]}", "tools", "/v1/chat/completions"},
     {DS_OPENAI_COMPLETION, P "\"grammar\":\"x\",\"response_format\":{\"type\":\"json_object\"}}",
