@@ -18,6 +18,7 @@
 #include "deepseek/grammar.h"
 #include "infer/model.h"
 #include "infer/prompt.h"
+#include "infer/stop_filter.h"
 #include "deepseek/tokenizer.h"
 
 static const char USAGE[] =
@@ -44,9 +45,12 @@ static const char USAGE[] =
     "                          fewer steps: ngram (what followed the same words earlier) or the\n"
     "                          path of a smaller model with the same vocabulary\n"
     "  -n, --max-tokens N      tokens to write at most (default 200)\n"
-    "      --temperature T     0 takes the likeliest token each time (default 0.8)\n"
+    "      --stop STRING       end before the first of these (may be given up to five times)\n"
+    "      --temperature T     0 takes the likeliest token each time (default 0.8, or what\n"
+    "                          generation_config.json in the model's folder says; so for these)\n"
     "      --top-k K           draw among the K likeliest tokens (default 40; 0: all)\n"
     "      --top-p P           draw among the likeliest tokens that hold P of the probability\n"
+    "      --generation-config NAME  auto (default: as above) or none\n"
     "      --seed N            of the draw (default 1)\n"
     "      --json-schema FILE  write JSON that this schema allows, and nothing else\n"
     "      --grammar FILE      write what the rules in this file allow (GBNF, llama.cpp's "
@@ -80,7 +84,8 @@ typedef struct request {
     ds_sampling sampling;
     ds_precision precision;
     int threads;
-    bool verbose, verify;
+    ds_stop_filter filter; /* of what is written */
+    bool verbose, verify, plain_sampling;
 } request;
 
 typedef struct session {
@@ -119,6 +124,19 @@ static ds_status open_grammar(const request *r, session *s) {
     return DS_OK;
 }
 
+/* What was not given as an option is below 0. */
+static void complete_sampling(request *r, const ds_model *m) {
+    ds_sampling defaults = {.temperature = 0.8f, .top_k = 40};
+    if (!r->plain_sampling)
+        ds_model_wanted_sampling(m, &defaults);
+    const ds_sampling given = r->sampling;
+    r->sampling = defaults;
+    r->sampling.seed = given.seed;
+    r->sampling.temperature = given.temperature < 0 ? defaults.temperature : given.temperature;
+    r->sampling.top_k = given.top_k < 0 ? defaults.top_k : given.top_k;
+    r->sampling.top_p = given.top_p < 0 ? defaults.top_p : given.top_p;
+}
+
 static ds_status open_session(request *r, session *s) {
     const ds_model_opts opts = {.device = r->device,
                                 .n_threads = r->threads,
@@ -126,6 +144,7 @@ static ds_status open_session(request *r, session *s) {
                                 .dtype = r->dtype,
                                 .verify = r->verify};
     DS_TRY(ds_model_from_pretrained(r->model, opts, &s->model));
+    complete_sampling(r, s->model);
     DS_TRY(ds_cli_open_draft(&r->speculation, opts));
     s->tokenizer = ds_model_get_tokenizer(s->model);
     if (!s->tokenizer)
@@ -144,12 +163,30 @@ static void close_session(session *s) {
     ds_model_free(s->model);
 }
 
-/* Writes what is certain of the text so far; false once standard output is gone. */
+/* False once standard output is gone. */
 static bool print_piece(const char *text, size_t length) {
-    return fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0;
+    return (length == 0 || fwrite(text, 1, length, stdout) == length) && fflush(stdout) == 0;
 }
 
-static ds_status continue_text(const request *r, session *s, ds_detokenizer *stream) {
+/* Writes what is certain of the text so far; false when no more is wanted. */
+static bool print_answer(const char *text, size_t length, void *context) {
+    ds_stop_filter *filter = context;
+    ds_text certain = {0};
+    ds_stop_filter_push(filter, text, length, &certain);
+    const bool open = !certain.poisoned && print_piece(certain.data, certain.length);
+    ds_text_clear(&certain);
+    return open && !filter->stopped;
+}
+
+static void end_answer(ds_stop_filter *filter) {
+    ds_text rest = {0};
+    ds_stop_filter_finish(filter, &rest);
+    print_piece(rest.data, rest.length);
+    ds_text_clear(&rest);
+    putchar('\n');
+}
+
+static ds_status continue_text(request *r, session *s, ds_detokenizer *stream) {
     const int32_t end = ds_tokenizer_eos(s->tokenizer);
     const char *text = NULL;
     size_t length = 0;
@@ -168,11 +205,11 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
         if (id >= ds_tokenizer_vocab_size(s->tokenizer))
             continue; /* models' vocabularies are often padded: it has no text */
         DS_TRY(ds_detokenizer_push(stream, id, &text, &length));
-        open = print_piece(text, length);
+        open = print_answer(text, length, &r->filter);
     }
     DS_TRY(ds_detokenizer_finish(stream, &text, &length));
-    print_piece(text, length);
-    putchar('\n');
+    print_answer(text, length, &r->filter);
+    end_answer(&r->filter);
     const double elapsed = ds_clock_s() - start;
     if (r->verbose)
         fprintf(stderr, "%lld tokens in %.2f s, %.1f tokens/s\n", (long long)written, elapsed,
@@ -181,7 +218,7 @@ static ds_status continue_text(const request *r, session *s, ds_detokenizer *str
 }
 
 /* The same by an executor, which can guess ahead. */
-static ds_status stream_text(const request *r, session *s, const int32_t *ids, size_t n,
+static ds_status stream_text(request *r, session *s, const int32_t *ids, size_t n,
                              ds_detokenizer *stream) {
     size_t n_ends = 0;
     const int32_t *ends = ds_model_end_tokens(s->model, &n_ends);
@@ -196,8 +233,8 @@ static ds_status stream_text(const request *r, session *s, const int32_t *ids, s
                           .grammar = s->grammar};
     ds_executor_stats stats;
     const double start = ds_clock_s();
-    DS_TRY(ds_cli_stream(s->model, opts, q, stream, print_piece, &stats));
-    putchar('\n');
+    DS_TRY(ds_cli_stream(s->model, opts, q, stream, print_answer, &r->filter, &stats));
+    end_answer(&r->filter);
     const double elapsed = ds_clock_s() - start;
     if (r->verbose)
         fprintf(stderr,
@@ -209,7 +246,7 @@ static ds_status stream_text(const request *r, session *s, const int32_t *ids, s
     return DS_OK;
 }
 
-static ds_status write_text(const request *r, session *s, const char *prompt, const int32_t *ids,
+static ds_status write_text(request *r, session *s, const char *prompt, const int32_t *ids,
                             size_t n) {
     ds_detokenizer *stream = ds_detokenizer_new(s->tokenizer);
     ds_status status = stream ? DS_OK : DS_OUT_OF_MEMORY;
@@ -246,7 +283,7 @@ static ds_status feed_prompt(const request *r, session *s, const int32_t *ids, s
     return DS_OK;
 }
 
-static ds_status generate(const request *r, session *s, const char *prompt) {
+static ds_status generate(request *r, session *s, const char *prompt) {
     int32_t *ids = NULL;
     size_t n = 0;
     ds_prompt_format format;
@@ -361,9 +398,11 @@ static float real(const char *option, const char *text, double low, double high)
 
 enum {
     TOKENIZER = 256,
+    STOP,
     TEMPERATURE,
     TOP_K,
     TOP_P,
+    GENERATION_CONFIG,
     SEED,
     SCHEMA,
     GRAMMAR,
@@ -380,30 +419,43 @@ enum {
     LIKELIEST
 };
 
-static const struct option options[] = {{"model", required_argument, NULL, 'm'},
-                                        {"tokenizer", required_argument, NULL, TOKENIZER},
-                                        {"prompt", required_argument, NULL, 'p'},
-                                        {"max-tokens", required_argument, NULL, 'n'},
-                                        {"temperature", required_argument, NULL, TEMPERATURE},
-                                        {"top-k", required_argument, NULL, TOP_K},
-                                        {"top-p", required_argument, NULL, TOP_P},
-                                        {"seed", required_argument, NULL, SEED},
-                                        {"json-schema", required_argument, NULL, SCHEMA},
-                                        {"grammar", required_argument, NULL, GRAMMAR},
-                                        {"dtype", required_argument, NULL, DTYPE},
-                                        {"verify", no_argument, NULL, VERIFY},
-                                        {"precision", required_argument, NULL, PRECISION},
-                                        {"device", required_argument, NULL, DEVICE},
-                                        {"threads", required_argument, NULL, THREADS},
-                                        {"prompts", required_argument, NULL, PROMPTS},
-                                        {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
-                                        {"speculate", required_argument, NULL, SPECULATE},
-                                        {"perplexity", required_argument, NULL, SCORED},
-                                        {"window", required_argument, NULL, WINDOW},
-                                        {"likeliest", required_argument, NULL, LIKELIEST},
-                                        {"verbose", no_argument, NULL, 'v'},
-                                        {"help", no_argument, NULL, 'h'},
-                                        {0}};
+static const struct option options[] = {
+    {"model", required_argument, NULL, 'm'},
+    {"tokenizer", required_argument, NULL, TOKENIZER},
+    {"prompt", required_argument, NULL, 'p'},
+    {"max-tokens", required_argument, NULL, 'n'},
+    {"stop", required_argument, NULL, STOP},
+    {"temperature", required_argument, NULL, TEMPERATURE},
+    {"top-k", required_argument, NULL, TOP_K},
+    {"top-p", required_argument, NULL, TOP_P},
+    {"generation-config", required_argument, NULL, GENERATION_CONFIG},
+    {"seed", required_argument, NULL, SEED},
+    {"json-schema", required_argument, NULL, SCHEMA},
+    {"grammar", required_argument, NULL, GRAMMAR},
+    {"dtype", required_argument, NULL, DTYPE},
+    {"verify", no_argument, NULL, VERIFY},
+    {"precision", required_argument, NULL, PRECISION},
+    {"device", required_argument, NULL, DEVICE},
+    {"threads", required_argument, NULL, THREADS},
+    {"prompts", required_argument, NULL, PROMPTS},
+    {"max-batch-size", required_argument, NULL, MAX_BATCH_SIZE},
+    {"speculate", required_argument, NULL, SPECULATE},
+    {"perplexity", required_argument, NULL, SCORED},
+    {"window", required_argument, NULL, WINDOW},
+    {"likeliest", required_argument, NULL, LIKELIEST},
+    {"verbose", no_argument, NULL, 'v'},
+    {"help", no_argument, NULL, 'h'},
+    {0}};
+
+static bool add_stop(ds_stop_filter *filter, const char *text) {
+    if (!*text || filter->n_stops == DS_MOST_STOPS) {
+        fprintf(stderr, "deepseek-generate: --stop must not be %s\n",
+                *text ? "given more than five times" : "empty");
+        return false;
+    }
+    filter->stops[filter->n_stops++] = text;
+    return true;
+}
 
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, request *r) {
@@ -413,9 +465,20 @@ static int parse(int argc, char **argv, request *r) {
         case TOKENIZER: r->tokenizer = optarg; break;
         case 'p': r->prompt = optarg; break;
         case 'n': r->max_tokens = whole("--max-tokens", optarg, 0, INT32_MAX); break;
+        case STOP:
+            if (!add_stop(&r->filter, optarg))
+                return 2;
+            break;
         case TEMPERATURE: r->sampling.temperature = real("--temperature", optarg, 0, 100); break;
         case TOP_K: r->sampling.top_k = (int)whole("--top-k", optarg, 0, INT32_MAX); break;
         case TOP_P: r->sampling.top_p = real("--top-p", optarg, 0, 1); break;
+        case GENERATION_CONFIG:
+            if (strcmp(optarg, "auto") != 0 && strcmp(optarg, "none") != 0) {
+                fprintf(stderr, "deepseek-generate: --generation-config must be auto or none\n");
+                return 2;
+            }
+            r->plain_sampling = *optarg == 'n';
+            break;
         case SEED: r->sampling.seed = (uint64_t)whole("--seed", optarg, 0, INT64_MAX); break;
         case SCHEMA: r->schema = optarg; break;
         case GRAMMAR: r->grammar = optarg; break;
@@ -461,6 +524,7 @@ static bool fits_together(const request *r) {
     const char *wrong = r->likeliest && !r->scored         ? "--likeliest goes with --perplexity"
                         : r->prompt && r->prompts          ? "give --prompt or --prompts, not both"
                         : r->scored && r->prompts          ? "--perplexity takes no --prompts"
+                        : r->filter.n_stops && r->prompts  ? "--stop goes with --prompt"
                         : r->max_batch_size && !r->prompts ? "--max-batch-size goes with --prompts"
                                                            : NULL;
     if (wrong)
@@ -472,7 +536,7 @@ int main(int argc, char **argv) {
     request r = {.device = "cpu",
                  .max_tokens = -1,
                  .precision = DS_PRECISION_FULL,
-                 .sampling = {.temperature = 0.8f, .top_k = 40, .seed = 1}};
+                 .sampling = {.temperature = -1, .top_k = -1, .top_p = -1, .seed = 1}};
     const int early = parse(argc, argv, &r);
     if (early >= 0)
         return early;
@@ -494,6 +558,7 @@ int main(int argc, char **argv) {
                                                  : "");
     close_session(&s);
     ds_model_free(r.speculation.opts.draft);
+    ds_stop_filter_clear(&r.filter);
     free(input);
     return status != DS_OK ? fail() : n_failed > 0;
 }

@@ -56,6 +56,8 @@ static const char USAGE[] =
     "                            the path of a smaller model with the same vocabulary\n"
     "      --max-queue N         requests that may wait (default 128); more get 429\n"
     "      --max-tokens N        prompt and answer together (default: the model's most)\n"
+    "      --generation-config NAME  where a request does not say how to draw: auto (default: as\n"
+    "                            the folder's generation_config.json wants) or none\n"
     "      --cache-mb N          memory for keys and values (default: for --max-batch whole\n"
     "                            texts, at most a quarter of the machine's)\n"
     "      --cache-dtype NAME    keys and values as auto (default: what is computed in) or int8 "
@@ -116,6 +118,14 @@ static bool is_int8(const char *text) {
     return *text == 'i';
 }
 
+static bool is_none(const char *text) {
+    if (strcmp(text, "auto") != 0 && strcmp(text, "none") != 0) {
+        fprintf(stderr, "%s: --generation-config must be auto or none\n", TOOL);
+        exit(2);
+    }
+    return *text == 'n';
+}
+
 static ds_precision precision(const char *text) {
     if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) {
         fprintf(stderr, "%s: --precision must be fp32 or bf16\n", TOOL);
@@ -141,6 +151,7 @@ enum {
     SPECULATE,
     MAX_QUEUE,
     MAX_TOKENS,
+    GENERATION_CONFIG,
     CACHE_MB,
     CACHE_DTYPE,
     MAX_BODY_MB,
@@ -167,6 +178,7 @@ static const struct option options[] = {
     {"speculate", required_argument, NULL, SPECULATE},
     {"max-queue", required_argument, NULL, MAX_QUEUE},
     {"max-tokens", required_argument, NULL, MAX_TOKENS},
+    {"generation-config", required_argument, NULL, GENERATION_CONFIG},
     {"cache-mb", required_argument, NULL, CACHE_MB},
     {"cache-dtype", required_argument, NULL, CACHE_DTYPE},
     {"max-body-mb", required_argument, NULL, MAX_BODY_MB},
@@ -212,6 +224,7 @@ static bool set_option(request *r, int o, const char *text) {
     case API_KEY: r->server.api_key = text; break;
     case TLS_CERT: r->tls_cert = text; break;
     case TLS_KEY: r->tls_key = text; break;
+    case GENERATION_CONFIG: r->server.plain_sampling = is_none(text); break;
     case PRECISION: r->server.executor.precision = precision(text); break;
     case DTYPE: r->model_opts.dtype = text; break;
     case VERIFY: r->model_opts.verify = true; break;

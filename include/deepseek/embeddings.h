@@ -35,6 +35,8 @@ typedef struct ds_embed_opts {
     ds_pooling pooling;
     bool raw;      /* vectors keep the length they have, even if the model's files say otherwise */
     bool truncate; /* of a text that is too long take the beginning; else it is DS_INVALID */
+    void (*on_batch)(void *context); /* after each batch that the model computed; may be NULL */
+    void *context;
 } ds_embed_opts;
 
 typedef struct ds_token_list {

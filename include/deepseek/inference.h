@@ -117,6 +117,9 @@ DS_API const ds_tokenizer *ds_model_get_tokenizer(const ds_model *model); /* NUL
 DS_API const char *ds_model_get_name(const ds_model *model);
 /* Tokens that end an answer, *n of them: of generation_config.json, config.json, the tokenizer. */
 DS_API const int32_t *ds_model_end_tokens(const ds_model *model, size_t *n);
+/* How its makers want it drawn from: sets those of temperature, top_p, min_p, top_k and
+ * repetition_penalty that the folder's generation_config.json names. */
+DS_API void ds_model_wanted_sampling(const ds_model *model, ds_sampling *sampling);
 
 /* How well a model predicts a text. Perplexity is exp(loss / n_predicted). */
 typedef struct ds_text_score {
@@ -279,7 +282,7 @@ typedef struct ds_request {
 typedef struct ds_answer {
     int32_t *tokens; /* the caller's to free() */
     int64_t n_tokens;
-    int64_t n_cached; /* prompt tokens whose keys and values were there already */
+    int64_t n_cached; /* prompt tokens whose keys and values it found, computed by others */
     ds_finish finish;
     char error[256]; /* with DS_FINISH_ERROR */
 } ds_answer;
@@ -288,6 +291,9 @@ DS_API ds_status ds_async_executor_new(ds_model *model, ds_async_executor_opts o
                                        ds_async_executor **out);
 /* Cancels what is at work and ends its thread. */
 DS_API void ds_async_executor_free(ds_async_executor *executor);
+
+/* Tokens that prompt and answer may have together, by max_seq_len and the cache's size. */
+DS_API int64_t ds_async_executor_longest(const ds_async_executor *executor);
 
 /* Returns at once. *id: for the other calls. DS_INVALID for tokens that are none or a prompt that
  * is too long; DS_BUSY when max_queue requests wait. */

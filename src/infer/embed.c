@@ -129,6 +129,8 @@ typedef struct job {
     ds_pooling pooling;
     bool normalised;
     float *out;
+    void (*on_batch)(void *context);
+    void *context;
 } job;
 
 /* BERT masks what lies past a text's length; a decoder's tokens see none of it. */
@@ -198,6 +200,8 @@ static ds_status run_all(const job *j, size_t n) {
         const int log2_batch = batch_of(j->embedder, class, same);
         count = same < (size_t)1 << log2_batch ? same : (size_t)1 << log2_batch;
         DS_TRY(run_batch(j, from, count, class, log2_batch));
+        if (j->on_batch)
+            j->on_batch(j->context);
     }
     return DS_OK;
 }
@@ -262,6 +266,8 @@ static ds_status embed_locked(ds_model *m, const ds_token_list *texts, size_t n,
         .pooling = opts.pooling == DS_POOL_AS_TRAINED ? e->config.pooling : opts.pooling,
         .normalised = e->config.normalised && !opts.raw,
         .out = out,
+        .on_batch = opts.on_batch,
+        .context = opts.context,
     };
     const ds_status status = run_all(&j, n);
     free(order);

@@ -72,6 +72,7 @@ static int64_t *count_of(ds_executor_stats *s, ds_finish finish) {
 /* Under the lock, by the thread. */
 static void count_running(ds_async_executor *e) {
     e->stats.n_running = e->scheduler.running.n;
+    e->stats.cached_tokens = e->scheduler.n_cached;
     e->stats.blocks_in_use = ds_block_pool_in_use(e->scheduler.pool);
     e->stats.blocks_cached = ds_block_pool_cached(e->scheduler.pool);
 }
@@ -250,7 +251,6 @@ static void begin(ds_async_executor *e, ds_live_request *r) {
         return;
     r->depth = ds_depth_first(e->speculator.most);
     e->stats.prompt_tokens += r->n_prompt;
-    e->stats.cached_tokens += r->n_cached;
 }
 
 static void admit(ds_async_executor *e) {
@@ -479,6 +479,10 @@ void ds_async_executor_free(ds_async_executor *e) {
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
+
+int64_t ds_async_executor_longest(const ds_async_executor *e) {
+    return e->longest;
+}
 
 static ds_status check_request(const ds_async_executor *e, const ds_request *q) {
     if (q->n_prompt < 1)

@@ -2,6 +2,8 @@
 #include "infer/model.h"
 
 #include <jansson.h>
+#include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +13,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/gguf.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "models/load.h"
 #include "models/storage.h"
@@ -111,21 +114,25 @@ static void add_end_token(ds_model *m, int64_t id) {
     m->end_tokens[m->n_end_tokens++] = (int32_t)id;
 }
 
-static void add_end_tokens_of(ds_model *m, const char *file) {
+/* NULL: there is none that can be read. */
+static json_t *read_json(const ds_model *m, const char *file) {
     char path[PATH_MAX + 32], *text = NULL;
     size_t size = 0;
     snprintf(path, sizeof path, "%s/%s", m->path, file);
     if (!ds_file_exists(path) || ds_file_read(path, (size_t)1 << 20, &text, &size) != DS_OK)
-        return;
+        return NULL;
     json_t *root = json_loadb(text, size, 0, NULL);
+    free(text);
+    return root;
+}
+
+static void add_end_tokens_of(ds_model *m, const json_t *root) {
     json_t *ids = json_object_get(root, "eos_token_id");
     if (json_is_integer(ids))
         add_end_token(m, json_integer_value(ids));
     for (size_t i = 0; i < json_array_size(ids); i++)
         if (json_is_integer(json_array_get(ids, i)))
             add_end_token(m, json_integer_value(json_array_get(ids, i)));
-    json_decref(root);
-    free(text);
 }
 
 /* Files in this format name the end of a text only; those of a turn are told by their names. */
@@ -139,11 +146,51 @@ static void add_end_tokens_of_gguf(ds_model *m) {
     }
 }
 
-static void find_end_tokens(ds_model *m) {
+/* The rows are ds_model.wanted. */
+static const struct {
+    const char *name;
+    double low, high;
+    size_t offset; /* in ds_sampling, of a float; of an int for top_k */
+} wanted_keys[DS_WANTED_SAMPLING] = {
+    {"temperature", 0, 100, offsetof(ds_sampling, temperature)},
+    {"top_p", 0, 1, offsetof(ds_sampling, top_p)},
+    {"min_p", 0, 1, offsetof(ds_sampling, min_p)},
+    {"repetition_penalty", 0.01, 100, offsetof(ds_sampling, repetition_penalty)},
+    {"top_k", 0, INT32_MAX, offsetof(ds_sampling, top_k)},
+};
+
+static void read_wanted_sampling(ds_model *m, const json_t *root) {
+    for (int i = 0; i < DS_WANTED_SAMPLING; i++) {
+        const json_t *v = json_object_get(root, wanted_keys[i].name);
+        const double x = json_is_number(v) ? json_number_value(v) : NAN;
+        m->wanted[i] = x >= wanted_keys[i].low && x <= wanted_keys[i].high ? x : NAN;
+        if (isnan(m->wanted[i]) && v && !json_is_null(v))
+            ds_log(DS_LOG_WARN, "%s: %s of generation_config.json is not in %g … %g and is ignored",
+                   m->path, wanted_keys[i].name, wanted_keys[i].low, wanted_keys[i].high);
+    }
+}
+
+void ds_model_wanted_sampling(const ds_model *m, ds_sampling *s) {
+    for (int i = 0; i < DS_WANTED_SAMPLING; i++) {
+        char *field = (char *)s + wanted_keys[i].offset;
+        if (isnan(m->wanted[i]))
+            continue;
+        if (wanted_keys[i].offset == offsetof(ds_sampling, top_k))
+            *(int *)field = (int)m->wanted[i];
+        else
+            *(float *)field = (float)m->wanted[i];
+    }
+}
+
+static void read_generation_config(ds_model *m) {
+    json_t *own = read_json(m, "generation_config.json"), *config = read_json(m, "config.json");
     if (ds_gguf_is(m->path))
         add_end_tokens_of_gguf(m);
-    add_end_tokens_of(m, "generation_config.json");
-    add_end_tokens_of(m, "config.json");
+    read_wanted_sampling(m, own);
+    add_end_tokens_of(m, own);
+    add_end_tokens_of(m, config);
+    json_decref(own);
+    json_decref(config);
     add_end_token(m, m->config.eos_token);
     if (m->tokenizer)
         add_end_token(m, ds_tokenizer_eos(m->tokenizer));
@@ -188,7 +235,7 @@ ds_status ds_model_from_pretrained(const char *path, ds_model_opts opts, ds_mode
         return status;
     }
     set_name(m, path);
-    find_end_tokens(m);
+    read_generation_config(m);
     *out = m;
     return DS_OK;
 }

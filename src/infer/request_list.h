@@ -22,10 +22,11 @@ typedef struct ds_live_request {
     int32_t *tokens; /* [n_tokens], room for longest */
     int64_t n_prompt, n_tokens, longest;
     int64_t computed, chunk; /* chunk: tokens of the step at hand */
+    bool waits;              /* in that step: another one computes the block that it needs next */
     int64_t n_draft;         /* of them the last ones: proposals, in tokens behind n_tokens */
     int64_t drafted;         /* tokens whose keys and values the draft model has */
     ds_depth depth;
-    int64_t n_cached; /* of the prompt, found in the cache when it began */
+    int64_t n_cached; /* of the prompt, found in the cache */
     int32_t *blocks;  /* [n_blocks], room for longest */
     int64_t n_blocks, n_published;
     int64_t n_behind; /* of the blocks the first ones, behind the window, given back already */

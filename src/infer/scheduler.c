@@ -37,9 +37,10 @@ static void leave_behind(ds_scheduler *s, ds_live_request *r) {
         ds_block_pool_release(s->pool, r->blocks[r->n_behind]);
 }
 
-/* Whole blocks of its beginning that are there; one token is left, whose logits are wanted. */
+/* Whole blocks that are there and come next; one token is left, whose logits are wanted. */
 static void reuse(ds_scheduler *s, ds_live_request *r) {
-    bool all_drafted = s->drafted != NULL;
+    const int64_t before = r->computed;
+    bool all_drafted = s->drafted != NULL && r->drafted == before;
     while ((r->n_blocks + 1) * s->block_size < r->n_tokens) {
         const int32_t block =
             ds_block_pool_find(s->pool, r->tokens + r->n_blocks * s->block_size, &r->key);
@@ -52,6 +53,10 @@ static void reuse(ds_scheduler *s, ds_live_request *r) {
     }
     r->n_published = r->n_blocks;
     r->computed = r->n_blocks * s->block_size;
+    if (r->n_tokens == r->n_prompt) { /* not one that begins anew */
+        r->n_cached += r->computed - before;
+        s->n_cached += r->computed - before;
+    }
     leave_behind(s, r);
 }
 
@@ -68,9 +73,9 @@ static bool take_block(ds_scheduler *s, ds_live_request *r) {
 /* ---- coming and going ------------------------------------------------------------------------ */
 
 void ds_scheduler_admit(ds_scheduler *s, ds_live_request *r) {
+    if (r->n_tokens == r->n_prompt)
+        r->n_cached = 0; /* what it found before it was preempted it looks for again */
     reuse(s, r);
-    if (r->n_tokens == r->n_prompt) /* not one that begins anew */
-        r->n_cached = r->computed;
     ds_request_list_insert(&s->running, r);
 }
 
@@ -90,23 +95,42 @@ bool ds_scheduler_is_answering(const ds_live_request *r) {
 
 /* ---- the next step --------------------------------------------------------------------------- */
 
+/* What others computed since it began. */
+static void reuse_again(ds_scheduler *s) {
+    for (ds_live_request *r = s->running.first; r; r = r->next)
+        if (r->computed == r->n_blocks * s->block_size)
+            reuse(s, r);
+}
+
+/* Whether r can take the block that q is computing. */
+static bool can_take_from(const ds_scheduler *s, const ds_live_request *r,
+                          const ds_live_request *q) {
+    const int64_t at = r->computed, size = s->block_size;
+    return r != q && r->chunk == 0 && at % size == 0 && at + size < r->n_tokens &&
+           q->computed / size == at / size && at + size <= q->n_tokens && r->key == q->key &&
+           memcmp(r->tokens + at, q->tokens + at, (size_t)size * sizeof *r->tokens) == 0;
+}
+
 /* The prompt that takes tokens next: of the highest priority, the one that needs the fewest. */
 static ds_live_request *soonest(const ds_scheduler *s) {
     ds_live_request *best = NULL;
     for (ds_live_request *r = s->running.first; r; r = r->next) {
         const int64_t need = r->n_tokens - r->computed - r->chunk;
-        if (need > 0 && (!best || r->priority > best->priority ||
-                         (r->priority == best->priority &&
-                          need < best->n_tokens - best->computed - best->chunk)))
+        if (need > 0 && !r->waits &&
+            (!best || r->priority > best->priority ||
+             (r->priority == best->priority &&
+              need < best->n_tokens - best->computed - best->chunk)))
             best = r;
     }
     return best;
 }
 
-static void give(ds_live_request *r, int64_t most, int64_t *left) {
+static void give(const ds_scheduler *s, ds_live_request *r, int64_t most, int64_t *left) {
     const int64_t need = r->n_tokens - r->computed - r->chunk, n = need < most ? need : most;
     r->chunk += n;
     *left -= n;
+    for (ds_live_request *other = s->running.first; other; other = other->next)
+        other->waits = other->waits || can_take_from(s, other, r);
 }
 
 static void share_out(ds_scheduler *s) {
@@ -115,14 +139,15 @@ static void share_out(ds_scheduler *s) {
     for (ds_live_request *r = s->running.first; r; r = r->next) {
         const bool answering = ds_scheduler_is_answering(r);
         r->chunk = answering;
+        r->waits = false;
         r->n_draft = answering ? r->n_draft : 0;
         left -= r->chunk + r->n_draft;
         first = first || answering ? first : r;
     }
     if (first && left > 0)
-        give(first, (left + 1) / 2, &left);
+        give(s, first, (left + 1) / 2, &left);
     for (ds_live_request *r; left > 0 && (r = soonest(s));)
-        give(r, left, &left);
+        give(s, r, left, &left);
 }
 
 /* Blocks for its chunk, if need be those of requests after it. False: it had to go itself. */
@@ -154,6 +179,7 @@ static void reserve_proposals(ds_scheduler *s, ds_live_request *r) {
 }
 
 void ds_scheduler_plan(ds_scheduler *s, ds_request_list *preempted) {
+    reuse_again(s);
     share_out(s);
     for (ds_live_request *r = s->running.first, *next; r; r = next) {
         const bool stays = reserve(s, r, preempted);

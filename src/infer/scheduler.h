@@ -2,8 +2,10 @@
  * that only need their next token come first, then tokens that were proposed to them
  * (speculate.h); what is left of a step's tokens goes to prompts, in chunks (Agrawal et al. 2023,
  * Sarathi): half of it to the first prompt, so that it surely ends, the rest to those that end
- * soonest. When blocks run out, the last request gives its own back and begins anew later
- * (recomputation, mostly out of blocks that are still there). One thread's. */
+ * soonest. Prompts that begin alike are computed once: while one of them computes a block, the
+ * others wait, and take it when it is there. When blocks run out, the last request gives its own
+ * back and begins anew later (recomputation, mostly out of blocks that are still there). One
+ * thread's. */
 #ifndef DS_INFER_SCHEDULER_H
 #define DS_INFER_SCHEDULER_H
 
@@ -14,8 +16,9 @@
 typedef struct ds_scheduler {
     ds_block_pool *pool;
     int64_t block_size, tokens_per_step, blocks_per_sequence;
-    int64_t window; /* tokens that attention looks back, itself included; 0: all */
-    bool *drafted;  /* by block: whether the draft model's keys and values are in it; or NULL */
+    int64_t window;   /* tokens that attention looks back, itself included; 0: all */
+    bool *drafted;    /* by block: whether the draft model's keys and values are in it; or NULL */
+    int64_t n_cached; /* prompt tokens that were found in the cache, of all requests so far */
     ds_request_list running;
 } ds_scheduler;
 
@@ -31,9 +34,9 @@ void ds_scheduler_remove(ds_scheduler *s, ds_live_request *r);
 
 /* Whether it needs but its next token, so that others can be proposed behind it. */
 bool ds_scheduler_is_answering(const ds_live_request *r);
-/* Sets every running request's chunk, with its n_draft proposals if there are blocks for them (else
- * n_draft becomes 0), and takes the blocks. Requests that had to make room are removed and put into
- * `preempted`. */
+/* Gives every running request the blocks that others computed since. Sets each one's chunk, with
+ * its n_draft proposals if there are blocks for them (else n_draft becomes 0), and takes the
+ * blocks. Requests that had to make room are removed and put into `preempted`. */
 void ds_scheduler_plan(ds_scheduler *s, ds_request_list *preempted);
 /* Adds tokens [from, from + n) of r, the owner-th sequence of the batch; the last `rows` of them
  * are to give logits. */

@@ -9,7 +9,7 @@
 
 #include "infer/chat_tools.h"
 #include "serve/openai_request.h"
-#include "serve/stop_filter.h"
+#include "infer/stop_filter.h"
 
 typedef struct ds_openai_choice {
     ds_detokenizer *detokenizer;

@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "infer/model.h"
 #include "serve/exchange.h"
@@ -218,9 +219,10 @@ typedef struct job {
 struct ds_embedding_worker {
     ds_model *model;
     const char *name;
-    size_t max_queue, n_waiting;
+    int64_t max_queue;
     job *first, **last;
     bool closing;
+    ds_executor_stats stats;
     pthread_mutex_t lock;
     pthread_cond_t work;
     pthread_t thread;
@@ -232,11 +234,23 @@ static void job_free(job *j) {
     free(j);
 }
 
-static void fail_job(job *j, unsigned code, const char *message, const char *param) {
+/* Who hears of its end finds it in the numbers. */
+static void complete(ds_embedding_worker *w, job *j, unsigned code, ds_text *body) {
+    ds_executor_stats *s = &w->stats;
+    pthread_mutex_lock(&w->lock);
+    s->n_running--;
+    s->prompt_tokens += code == 200 ? j->n_tokens : 0;
+    ++*(code == 200 ? &s->finished : code == 499 || code == 503 ? &s->cancelled : &s->failed);
+    pthread_mutex_unlock(&w->lock);
+    ds_exchange_complete(j->exchange, code, body);
+}
+
+static void fail_job(ds_embedding_worker *w, job *j, unsigned code, const char *message,
+                     const char *param) {
     ds_text text = {0};
     ds_openai_error_write(&text, message, code == 400 ? "invalid_request_error" : "server_error",
                           param, NULL);
-    ds_exchange_complete(j->exchange, code, &text);
+    complete(w, j, code, &text);
     j->failed = true;
 }
 
@@ -280,8 +294,18 @@ static ds_status prepare(const ds_embedding_worker *w, job *j) {
     return DS_OK;
 }
 
+/* The model moves. */
+static void count_batch(void *context) {
+    ds_embedding_worker *w = context;
+    pthread_mutex_lock(&w->lock);
+    w->stats.steps++;
+    w->stats.last_step_s = ds_clock_s();
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* All texts of the jobs in one call. */
-static ds_status compute(const ds_embedding_worker *w, job *jobs, float **vectors) {
+static ds_status compute(ds_embedding_worker *w, job *jobs, float **vectors) {
+    const ds_embed_opts opts = {.on_batch = count_batch, .context = w};
     size_t n = 0, at = 0;
     for (const job *j = jobs; j; j = j->next)
         n += j->failed ? 0 : j->request.n;
@@ -292,39 +316,39 @@ static ds_status compute(const ds_embedding_worker *w, job *jobs, float **vector
         for (size_t i = 0; i < (j->failed ? 0 : j->request.n); i++)
             lists[at++] = j->request.lists[i];
     if (status == DS_OK)
-        status = ds_model_embed_tokens(w->model, lists, n, (ds_embed_opts){0}, *vectors);
+        status = ds_model_embed_tokens(w->model, lists, n, opts, *vectors);
     free(lists);
     return status;
 }
 
-static void answer(const ds_embedding_worker *w, job *j, const float *vectors) {
+static void answer(ds_embedding_worker *w, job *j, const float *vectors) {
     ds_text text = {0};
     ds_embeddings_write(&j->request, vectors, ds_model_embedding_size(w->model), w->name,
                         j->n_tokens, &text);
     if (text.poisoned)
-        fail_job(j, 500, "out of memory for an answer", NULL);
+        fail_job(w, j, 500, "out of memory for an answer", NULL);
     else
-        ds_exchange_complete(j->exchange, 200, &text);
+        complete(w, j, 200, &text);
     ds_text_clear(&text);
 }
 
-static void work_on(const ds_embedding_worker *w, job *jobs) {
+static void work_on(ds_embedding_worker *w, job *jobs) {
     float *vectors = NULL;
     for (job *j = jobs; j; j = j->next) {
         if (ds_exchange_is_done(j->exchange)) { /* its client is gone */
-            fail_job(j, 499, "", NULL);
+            fail_job(w, j, 499, "", NULL);
             continue;
         }
         const ds_status status = prepare(w, j);
         if (status != DS_OK)
-            fail_job(j, status == DS_INVALID ? 400 : 500, ds_error(), "input");
+            fail_job(w, j, status == DS_INVALID ? 400 : 500, ds_error(), "input");
     }
     const ds_status status = compute(w, jobs, &vectors);
     const float *at = vectors;
     for (job *j = jobs, *next; j; j = next) {
         next = j->next;
         if (!j->failed && status != DS_OK)
-            fail_job(j, status == DS_UNSUPPORTED ? 400 : 500, ds_error(), NULL);
+            fail_job(w, j, status == DS_UNSUPPORTED ? 400 : 500, ds_error(), NULL);
         else if (!j->failed) {
             answer(w, j, at);
             at += j->request.n * (size_t)ds_model_embedding_size(w->model);
@@ -340,7 +364,8 @@ static job *take_jobs(ds_embedding_worker *w) {
     for (size_t n = 0; *end && (n == 0 || n + (*end)->request.n <= TEXTS_AT_ONCE);
          end = &(*end)->next) {
         n += (*end)->request.n;
-        w->n_waiting--;
+        w->stats.n_waiting--;
+        w->stats.n_running++;
     }
     w->first = *end;
     *end = NULL;
@@ -374,7 +399,8 @@ ds_status ds_embedding_worker_new(ds_model *model, const char *name, int max_que
         return DS_OUT_OF_MEMORY;
     w->model = model;
     w->name = name;
-    w->max_queue = max_queue > 0 ? (size_t)max_queue : DEFAULT_QUEUE;
+    w->max_queue = max_queue > 0 ? max_queue : DEFAULT_QUEUE;
+    w->stats.last_step_s = ds_clock_s();
     w->last = &w->first;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->work, NULL);
@@ -397,11 +423,12 @@ void ds_embedding_worker_free(ds_embedding_worker *w) {
     pthread_mutex_unlock(&w->lock);
     if (w->has_thread)
         pthread_join(w->thread, NULL);
-    for (job *j = w->first, *next; j; j = next) {
-        next = j->next;
-        fail_job(j, 503, "the server is shutting down", NULL);
-        job_free(j);
-    }
+    while (w->first)
+        for (job *j = take_jobs(w), *next; j; j = next) {
+            next = j->next;
+            fail_job(w, j, 503, "the server is shutting down", NULL);
+            job_free(j);
+        }
     pthread_cond_destroy(&w->work);
     pthread_mutex_destroy(&w->lock);
     free(w);
@@ -417,17 +444,24 @@ ds_status ds_embedding_worker_submit(ds_embedding_worker *w, ds_exchange *x,
     j->exchange = x;
     j->request = *request;
     pthread_mutex_lock(&w->lock);
-    const bool is_full = w->n_waiting >= w->max_queue;
+    const bool is_full = w->stats.n_waiting >= w->max_queue;
     if (!is_full) {
         ds_exchange_begin(x);
         *w->last = j;
         w->last = &j->next;
-        w->n_waiting++;
+        w->stats.n_waiting++;
+        w->stats.submitted++;
         pthread_cond_signal(&w->work);
     }
     pthread_mutex_unlock(&w->lock);
     if (!is_full)
         return DS_OK;
     job_free(j);
-    return ds_fail(DS_BUSY, "%zu requests wait already", w->max_queue);
+    return ds_fail(DS_BUSY, "%lld requests wait already", (long long)w->max_queue);
+}
+
+void ds_embedding_worker_stats(ds_embedding_worker *w, ds_executor_stats *out) {
+    pthread_mutex_lock(&w->lock);
+    *out = w->stats;
+    pthread_mutex_unlock(&w->lock);
 }

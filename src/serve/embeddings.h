@@ -41,5 +41,7 @@ void ds_embedding_worker_free(ds_embedding_worker *worker);
  * later, from another thread. */
 ds_status ds_embedding_worker_submit(ds_embedding_worker *worker, struct ds_exchange *exchange,
                                      ds_embeddings_request *request);
+/* Of the executor's numbers those that it has too. A batch is a step. */
+void ds_embedding_worker_stats(ds_embedding_worker *worker, ds_executor_stats *out);
 
 #endif

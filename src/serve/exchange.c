@@ -104,9 +104,18 @@ static void take_end(ds_exchange *x, const ds_exchange_part *part, const ds_even
 
 static void on_event(const ds_event *event, void *context);
 
-static ds_status submit_part(ds_exchange *x, int i) {
-    size_t n_stops = 0;
-    const int32_t *stops = ds_model_end_tokens(x->server->model, &n_stops);
+/* The model's and the client's; to free(). */
+static int32_t *stop_tokens_of(const ds_exchange *x, size_t *n) {
+    size_t n_ends = 0;
+    const int32_t *ends = ds_model_end_tokens(x->server->model, &n_ends);
+    *n = n_ends + x->request.n_stop_tokens;
+    int32_t *all = ds_malloc((*n + 1) * sizeof *all);
+    for (size_t i = 0; all && i < *n; i++)
+        all[i] = i < n_ends ? ends[i] : x->request.stop_tokens[i - n_ends];
+    return all;
+}
+
+static ds_status submit_part(ds_exchange *x, int i, const int32_t *stops, size_t n_stops) {
     ds_exchange_part *part = &x->parts[i];
     ds_request request = {.prompt = x->prompt,
                           .n_prompt = x->n_prompt,
@@ -114,6 +123,7 @@ static ds_status submit_part(ds_exchange *x, int i) {
                           .sampling = x->request.sampling,
                           .stop_tokens = stops,
                           .n_stop_tokens = n_stops,
+                          .priority = -x->request.priority, /* here the higher goes first */
                           .logprobs = x->request.logprobs,
                           .top_logprobs = x->request.top_logprobs,
                           .grammar = x->grammar,
@@ -129,16 +139,13 @@ static ds_status submit_part(ds_exchange *x, int i) {
     return status;
 }
 
-static void submit_others(ds_exchange *x) {
-    for (int i = 1; i < x->answer.n && !x->done; i++) {
-        const ds_status status = submit_part(x, i);
-        if (status == DS_BUSY)
-            fail_with(x, 429, "the queue has no room for so many answers", "rate_limit_error");
-        else if (status != DS_OK)
-            fail_with(x, 500, ds_error(), "server_error");
-    }
-    free(x->prompt);
-    x->prompt = NULL;
+/* Its client does not read: nothing more is kept for it. */
+static void give_up_unread(ds_exchange *x) {
+    if (x->done || !x->answer.stream || x->answer.out.length - x->n_sent <= DS_MOST_UNREAD)
+        return;
+    finish(x, 499);
+    x->broken = true;
+    ds_watch_allow(x->server, x->connection, 0);
 }
 
 /* ---- the executor's thread ------------------------------------------------------------------- */
@@ -148,14 +155,13 @@ static void on_event(const ds_event *event, void *context) {
     ds_exchange *x = part->exchange;
     const bool is_last = event->finish != DS_FINISH_NONE;
     pthread_mutex_lock(&x->lock);
-    if (!x->done && x->prompt)
-        submit_others(x);
     if (!x->done && !x->answer.choices[part->index].finished) {
         if (is_last)
             take_end(x, part, event);
         else
             take_token(x, part, event);
     }
+    give_up_unread(x);
     if (x->done || (x->answer.stream && x->answer.out.length > x->n_sent))
         wake(x);
     pthread_mutex_unlock(&x->lock);
@@ -166,14 +172,27 @@ static void on_event(const ds_event *event, void *context) {
 /* ---- the connection's thread ----------------------------------------------------------------- */
 
 ds_status ds_exchange_submit(ds_exchange *x) {
+    size_t n_stops = 0;
+    int32_t *stops = stop_tokens_of(x, &n_stops);
     x->parts = ds_calloc((size_t)x->answer.n, sizeof *x->parts);
-    if (!x->parts)
+    if (!x->parts || !stops) {
+        free(stops);
         return DS_OUT_OF_MEMORY;
-    /* its first token may come before the call returns; it waits at the lock */
+    }
+    /* the first token may come before the call returns; it waits at the lock */
     pthread_mutex_lock(&x->lock);
-    const ds_status status = submit_part(x, 0);
+    ds_status status = DS_OK;
+    for (int i = 0; i < x->answer.n && status == DS_OK; i++)
+        status = submit_part(x, i, stops, n_stops);
     x->submitted = status == DS_OK;
+    if (status != DS_OK)
+        finish(x, 0); /* the caller tells the client */
     pthread_mutex_unlock(&x->lock);
+    free(stops);
+    free(x->prompt);
+    x->prompt = NULL;
+    if (status == DS_BUSY && x->answer.n > 1)
+        return ds_fail(DS_BUSY, "the queue has no room for %d answers", x->answer.n);
     return status;
 }
 

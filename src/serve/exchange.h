@@ -25,6 +25,18 @@ typedef struct ds_exchange_part {
     double last_token_s;
 } ds_exchange_part;
 
+/* Of a client. By the deadline its request must be here, or its answer read. */
+typedef struct ds_connection {
+    int socket;
+    double deadline_s;
+    struct ds_connection *next, *previous;
+} ds_connection;
+
+enum {
+    DS_LAST_WORDS_S = 2,     /* to read the message of a request that is given up */
+    DS_MOST_UNREAD = 8 << 20 /* bytes of a stream that wait for a client to read */
+};
+
 struct ds_exchange {
     ds_server *server;
     struct MHD_Connection *connection;
@@ -39,7 +51,7 @@ struct ds_exchange {
     ds_openai_request request;
     ds_openai_answer answer;
     ds_grammar *grammar; /* of the answers; NULL: any */
-    int32_t *prompt;     /* [n_prompt], while choices are still to be submitted */
+    int32_t *prompt;     /* [n_prompt], until it is submitted */
     int64_t n_prompt;
     ds_exchange_part *parts;                 /* [answer.n] */
     size_t n_sent;                           /* of answer.out */
@@ -55,6 +67,7 @@ struct ds_server {
     ds_embedding_worker *embeddings;
     ds_server_opts opts;
     const char *name;
+    ds_sampling sampling; /* where a request says nothing */
     ds_prompt_format format;
     ds_grammar_cache grammars; /* of the thread that serves connections */
     ds_metrics metrics;
@@ -64,6 +77,7 @@ struct ds_server {
     atomic_ullong last_serial;
     uint64_t id_salt;
     pthread_mutex_t list_lock;
+    ds_connection *connections;
     ds_exchange *at_work;
     int n_at_work;
     int watch; /* epoll */
@@ -74,8 +88,7 @@ struct ds_server {
 ds_exchange *ds_exchange_new(ds_server *server, struct MHD_Connection *connection);
 void ds_exchange_release(ds_exchange *x);
 
-/* Hands the parsed request, whose answer was begun, to the executor. Its first choice goes at once;
- * the others follow when that has its first token, and find the prompt's keys and values there. */
+/* Hands the parsed request, whose answer was begun, to the executor: all choices or none. */
 ds_status ds_exchange_submit(ds_exchange *x);
 /* For work that is not the executor's: it counts as at work, with a reference, until it is
  * completed by the whole body of its answer, which is taken over. */
@@ -88,11 +101,16 @@ bool ds_exchange_abort(ds_exchange *x, unsigned code, const char *message, const
 /* For MHD: what a streaming response sends next. */
 ssize_t ds_exchange_read(void *exchange, uint64_t position, char *buffer, size_t size);
 
-/* The list of exchanges at work, and the thread that watches them. */
+/* The lists of exchanges at work and of connections, and the thread that watches them. */
 ds_status ds_watch_begin(ds_server *server);
 void ds_watch_end(ds_server *server);
 void ds_watch_add(ds_exchange *x);
 void ds_watch_remove(ds_exchange *x);
+/* For MHD: a connection begins, or ends. */
+void ds_watch_connection(void *server, struct MHD_Connection *connection, void **context,
+                         enum MHD_ConnectionNotificationCode what);
+/* Moves the connection's deadline. */
+void ds_watch_allow(ds_server *server, struct MHD_Connection *connection, double until_s);
 int ds_watch_count(ds_server *server);
 /* When the oldest exchange at work began; HUGE_VAL for none. */
 double ds_watch_oldest_s(ds_server *server);

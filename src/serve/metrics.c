@@ -135,7 +135,8 @@ void ds_metrics_write(ds_metrics *m, const ds_executor_stats *stats, ds_text *ou
                        (long long)m->codes[i].n);
     write_value(out, "disconnects_total", "counter", "Clients gone before their answer ended.",
                 m->disconnects);
-    write_value(out, "timeouts_total", "counter", "Requests ended by the time limit.", m->timeouts);
+    write_value(out, "timeouts_total", "counter", "Requests and clients ended by the time limit.",
+                m->timeouts);
     write_histogram(out, "time_to_first_token_seconds", "From request to first token.",
                     &m->first_token);
     write_histogram(out, "time_per_output_token_seconds", "From each token to the next.",

@@ -63,6 +63,7 @@ static const number_key number_keys[] = {
     {"seed", INT64, -LARGEST, LARGEST, FIELD(sampling.seed)},
     {"max_tokens", INT64, 1, INT32_MAX, FIELD(max_tokens)},
     {"max_completion_tokens", INT64, 1, INT32_MAX, FIELD(max_tokens)},
+    {"priority", INT32, -1000, 1000, FIELD(priority)},
     {"n", INT32, 1, DS_OPENAI_MOST_CHOICES, FIELD(n)},
     {"stream", BOOL, 0, 1, FIELD(stream)},
     {"echo", BOOL, 0, 1, FIELD(echo)},
@@ -118,6 +119,9 @@ static const struct {
     {"suffix", "\"\"", "filling a gap in a text is not supported"},
     {"functions", "[]", "give 'tools' instead"},
     {"function_call", "\"none\"", "give 'tool_choice' instead"},
+    {"min_tokens", "0", "forbid the end token by 'logit_bias' instead"},
+    {"ignore_eos", "false", "forbid the end token by 'logit_bias' instead"},
+    {"chat_template_kwargs", "{}", "templates take no arguments here"},
 };
 
 static ds_status refuse_unsupported(const reading *r) {
@@ -256,24 +260,36 @@ static ds_status read_bias(const reading *r) {
     return DS_OK;
 }
 
-/* ---- the prompt ------------------------------------------------------------------------------ */
-
-static ds_status read_tokens(const reading *r, json_t *list) {
-    const size_t n = json_array_size(list);
-    r->out->tokens = ds_calloc(n, sizeof *r->out->tokens);
-    if (!r->out->tokens)
+/* *ids are the caller's also when it fails. */
+static ds_status read_tokens(const reading *r, const char *key, json_t *list, int32_t **ids,
+                             size_t *n) {
+    *n = json_array_size(list);
+    *ids = ds_calloc(*n, sizeof **ids);
+    if (!*ids)
         return DS_OUT_OF_MEMORY;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < *n; i++) {
         json_t *v = json_array_get(list, i);
         const json_int_t id = json_integer_value(v);
         if (!json_is_integer(v) || id < 0 || id > INT32_MAX)
-            return ds_openai_wrong(r, "prompt",
-                                   "'prompt' at %zu is no token id: give whole numbers from 0", i);
-        r->out->tokens[i] = (int32_t)id;
+            return ds_openai_wrong(r, key, "'%s' at %zu is no token id: give whole numbers from 0",
+                                   key, i);
+        (*ids)[i] = (int32_t)id;
     }
-    r->out->n_tokens = n;
     return DS_OK;
 }
+
+static ds_status read_stop_tokens(const reading *r) {
+    json_t *list = ds_openai_value_of(r->root, "stop_token_ids");
+    if (!list || (json_is_array(list) && json_array_size(list) == 0))
+        return DS_OK;
+    if (!json_is_array(list) || json_array_size(list) > DS_OPENAI_MOST_STOP_TOKENS)
+        return ds_openai_wrong(r, "stop_token_ids",
+                               "'stop_token_ids' must be an array of token ids, %d at most",
+                               DS_OPENAI_MOST_STOP_TOKENS);
+    return read_tokens(r, "stop_token_ids", list, &r->out->stop_tokens, &r->out->n_stop_tokens);
+}
+
+/* ---- the prompt ------------------------------------------------------------------------------ */
 
 /* A string, tokens, or a list of one of these. */
 static ds_status read_prompt(const reading *r, json_t *v, bool within) {
@@ -283,7 +299,7 @@ static ds_status read_prompt(const reading *r, json_t *v, bool within) {
     }
     json_t *first = json_array_get(v, 0);
     if (json_is_integer(first))
-        return read_tokens(r, v);
+        return read_tokens(r, "prompt", v, &r->out->tokens, &r->out->n_tokens);
     if (!within && json_array_size(v) == 1)
         return read_prompt(r, first, true);
     if (!within && (json_is_string(first) || json_is_array(first)))
@@ -401,6 +417,7 @@ static ds_status read_all(reading *r) {
         return ds_openai_read_tools(r);
     DS_TRY(read_numbers(r));
     DS_TRY(read_stops(r));
+    DS_TRY(read_stop_tokens(r));
     DS_TRY(read_stream_options(r));
     DS_TRY(read_logprobs(r));
     DS_TRY(refuse_unsupported(r));
@@ -409,13 +426,16 @@ static ds_status read_all(reading *r) {
     return read_bias(r);
 }
 
-ds_status ds_openai_request_parse(ds_openai_kind kind, const char *body, size_t size,
-                                  ds_openai_request *out, ds_openai_error *error) {
+const ds_sampling ds_openai_sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+
+ds_status ds_openai_request_parse(ds_openai_kind kind, const ds_sampling *defaults,
+                                  const char *body, size_t size, ds_openai_request *out,
+                                  ds_openai_error *error) {
     *out =
         (ds_openai_request){.kind = kind,
                             .max_tokens = kind == DS_OPENAI_COMPLETION ? DS_COMPLETION_TOKENS : 0,
                             .n = 1,
-                            .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+                            .sampling = *defaults};
     *error = (ds_openai_error){0};
     reading r = {.out = out, .error = error};
     if (depth_of(body, size) > DS_OPENAI_DEEPEST)
@@ -440,6 +460,7 @@ void ds_openai_request_clear(ds_openai_request *request) {
     free(request->tokens);
     free(request->messages);
     free(request->bias);
+    free(request->stop_tokens);
     json_decref(request->called);
     json_decref(request->schema);
     json_decref(request->json);

@@ -9,6 +9,7 @@
 
 enum {
     DS_OPENAI_MOST_STOPS = 4,
+    DS_OPENAI_MOST_STOP_TOKENS = 64,
     DS_OPENAI_MOST_BIASES = 1024,
     DS_OPENAI_MOST_CHOICES = 128,
     DS_OPENAI_MOST_TOOLS = 128,
@@ -42,7 +43,10 @@ typedef struct ds_openai_request {
     const char *grammar; /* of the answer, GBNF; NULL: none */
     char *stops[DS_OPENAI_MOST_STOPS];
     size_t n_stops;
-    void *json; /* owns the strings above */
+    int32_t *stop_tokens; /* [n_stop_tokens], besides the model's */
+    size_t n_stop_tokens;
+    int priority; /* as clients know it from vLLM: the lower goes first */
+    void *json;   /* owns the strings above */
 } ds_openai_request;
 
 typedef struct ds_openai_error {
@@ -50,9 +54,13 @@ typedef struct ds_openai_error {
     char param[48];    /* the key; "" for none */
 } ds_openai_error;
 
-/* DS_INVALID fills *error; then, and when out of memory, there is nothing to clear. */
-ds_status ds_openai_request_parse(ds_openai_kind kind, const char *body, size_t size,
-                                  ds_openai_request *out, ds_openai_error *error);
+/* defaults: of the sampling. DS_INVALID fills *error; then, and when out of memory, there is
+ * nothing to clear. */
+ds_status ds_openai_request_parse(ds_openai_kind kind, const ds_sampling *defaults,
+                                  const char *body, size_t size, ds_openai_request *out,
+                                  ds_openai_error *error);
+/* OpenAI's own defaults. */
+extern const ds_sampling ds_openai_sampling;
 void ds_openai_request_clear(ds_openai_request *request);
 
 #endif

@@ -99,7 +99,7 @@ static enum MHD_Result get_page(ds_exchange *x) {
 
 /* Tokens of the longest text. */
 static int64_t longest_of(const ds_server *s) {
-    return s->executor ? ds_model_get_config(s->model)->max_seq_len
+    return s->executor ? ds_async_executor_longest(s->executor)
                        : ds_model_embedding_length(s->model);
 }
 
@@ -112,21 +112,39 @@ static enum MHD_Result get_models(ds_exchange *x) {
 }
 
 /* Of a model without executor nothing runs or waits there. */
-static ds_executor_stats stats_of(const ds_server *s) {
+static ds_executor_stats executor_stats(const ds_server *s) {
     ds_executor_stats stats = {0};
     if (s->executor)
         ds_async_executor_stats(s->executor, &stats);
     return stats;
 }
 
-/* Alive unless the model hangs. */
+/* Of answers and embeddings together. */
+static ds_executor_stats all_stats(const ds_server *s) {
+    ds_executor_stats stats = executor_stats(s), more;
+    ds_embedding_worker_stats(s->embeddings, &more);
+    stats.n_running += more.n_running;
+    stats.n_waiting += more.n_waiting;
+    stats.submitted += more.submitted;
+    stats.finished += more.finished;
+    stats.cancelled += more.cancelled;
+    stats.failed += more.failed;
+    stats.prompt_tokens += more.prompt_tokens;
+    stats.steps += more.steps;
+    return stats;
+}
+
+/* Alive unless the model hangs, in answers or in embeddings. */
 static enum MHD_Result get_health(ds_exchange *x) {
-    const ds_executor_stats stats = stats_of(x->server);
-    const bool stalled = ds_metrics_stalled(&stats, ds_watch_oldest_s(x->server), ds_clock_s());
+    const ds_executor_stats all = all_stats(x->server), answers = executor_stats(x->server);
+    ds_executor_stats embeddings;
+    ds_embedding_worker_stats(x->server->embeddings, &embeddings);
+    const double oldest_s = ds_watch_oldest_s(x->server), now_s = ds_clock_s();
+    const bool stalled = ds_metrics_stalled(&answers, oldest_s, now_s) ||
+                         ds_metrics_stalled(&embeddings, oldest_s, now_s);
     return send_json(x, stalled ? 503 : 200,
                      json_pack("{s:s, s:I, s:I}", "status", stalled ? "stalled" : "ok", "running",
-                               (json_int_t)stats.n_running, "waiting",
-                               (json_int_t)stats.n_waiting));
+                               (json_int_t)all.n_running, "waiting", (json_int_t)all.n_waiting));
 }
 
 static enum MHD_Result get_ready(ds_exchange *x) {
@@ -136,7 +154,7 @@ static enum MHD_Result get_ready(ds_exchange *x) {
 }
 
 static enum MHD_Result get_metrics(ds_exchange *x) {
-    const ds_executor_stats stats = stats_of(x->server);
+    const ds_executor_stats stats = all_stats(x->server);
     ds_text text = {0};
     ds_metrics_write(&x->server->metrics, &stats, &text);
     return send_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
@@ -193,8 +211,9 @@ static bool is_served(ds_exchange *x, const char *model, enum MHD_Result *sent) 
 /* Reads the body into x->request; otherwise the refusal is sent. */
 static bool read_request(ds_exchange *x, ds_openai_kind kind, enum MHD_Result *sent) {
     ds_openai_error error;
-    const ds_status status = ds_openai_request_parse(kind, x->body.data ? x->body.data : "",
-                                                     x->body.length, &x->request, &error);
+    const ds_status status =
+        ds_openai_request_parse(kind, &x->server->sampling, x->body.data ? x->body.data : "",
+                                x->body.length, &x->request, &error);
     ds_text_clear(&x->body);
     if (status != DS_OK) {
         const bool told = status == DS_INVALID;
@@ -219,12 +238,11 @@ static ds_status encode_prompt(const ds_prompt_format *f, const ds_openai_reques
 }
 
 /* What the executor would refuse must not reach the tokenizer as ids. */
-static ds_status check_prompt(const ds_exchange *x) {
+static ds_status check_tokens(const ds_exchange *x, const int32_t *ids, size_t n) {
     const int64_t vocab = ds_tokenizer_vocab_size(x->server->format.tokenizer);
-    for (int64_t i = 0; i < x->n_prompt; i++)
-        if (x->prompt[i] < 0 || x->prompt[i] >= vocab)
-            return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", x->prompt[i],
-                           (long long)vocab - 1);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return ds_fail(DS_INVALID, "token %d is not in 0 … %lld", ids[i], (long long)vocab - 1);
     return DS_OK;
 }
 
@@ -240,7 +258,8 @@ static ds_status begin_answer(ds_exchange *x) {
         r->sampling.seed = (s->id_salt + x->serial) * 0x9E3779B97F4A7C15u;
     DS_TRY(encode_prompt(&s->format, r, &x->prompt, &n));
     x->n_prompt = (int64_t)n;
-    DS_TRY(check_prompt(x));
+    DS_TRY(check_tokens(x, x->prompt, n));
+    DS_TRY(check_tokens(x, r->stop_tokens, r->n_stop_tokens));
     DS_TRY(
         ds_grammar_cache_get(&s->grammars, s->model, ds_chat_family_tools(family), r, &x->grammar));
     const ds_openai_answer_opts opts = {.tokenizer = s->format.tokenizer,
@@ -316,8 +335,7 @@ static enum MHD_Result post_tokenize(ds_exchange *x) {
     free(ids);
     return send_json(x, 200,
                      json_pack("{s:I, s:I, s:o}", "count", (json_int_t)n, "max_model_len",
-                               (json_int_t)ds_model_get_config(x->server->model)->max_seq_len,
-                               "tokens", list));
+                               (json_int_t)longest_of(x->server), "tokens", list));
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */

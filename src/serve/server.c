@@ -28,6 +28,7 @@ static enum MHD_Result begin(ds_server *s, struct MHD_Connection *connection, co
     if (!x)
         return MHD_NO;
     *context = x;
+    ds_watch_allow(s, connection, x->begin_s + s->opts.timeout_s + DS_LAST_WORDS_S);
     x->refused = !ds_route_admits(x, method, url, &result);
     return result;
 }
@@ -53,11 +54,14 @@ static enum MHD_Result handle(void *server, struct MHD_Connection *connection, c
 
 static void completed(void *server, struct MHD_Connection *connection, void **context,
                       enum MHD_RequestTerminationCode why) {
-    (void)connection, (void)why;
+    (void)why;
     ds_server *s = server;
     ds_exchange *x = *context;
     if (!x)
         return;
+    /* one that sends nothing is closed before, by MHD */
+    const double until_s = ds_clock_s() + fmax(s->opts.timeout_s, IDLE_S) + DS_LAST_WORDS_S;
+    ds_watch_allow(s, connection, until_s);
     if (x->submitted && ds_exchange_abort(x, 0, NULL, NULL))
         ds_metrics_count_disconnect(&s->metrics);
     ds_watch_remove(x);
@@ -90,9 +94,10 @@ static struct MHD_Daemon *start(ds_server *s, const struct addrinfo *at) {
     return MHD_start_daemon(
         flags_of(&s->opts, at->ai_family), 0, NULL, NULL, handle, s, MHD_OPTION_EXTERNAL_LOGGER,
         note, NULL, MHD_OPTION_SOCK_ADDR, at->ai_addr, MHD_OPTION_NOTIFY_COMPLETED, completed, s,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->opts.max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S, MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
-        MHD_OPTION_ARRAY, s->opts.tls_cert ? tls : none, MHD_OPTION_END);
+        MHD_OPTION_NOTIFY_CONNECTION, ds_watch_connection, s, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)s->opts.max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_S,
+        MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u, MHD_OPTION_ARRAY, s->opts.tls_cert ? tls : none,
+        MHD_OPTION_END);
 }
 
 static ds_status listen_at(ds_server *s) {
@@ -152,6 +157,9 @@ ds_status ds_server_new(ds_model *model, const ds_server_opts *opts, ds_server *
     s->created = (int64_t)time(NULL);
     set_defaults(&s->opts);
     s->name = opts->name ? opts->name : ds_model_get_name(model);
+    s->sampling = ds_openai_sampling;
+    if (!opts->plain_sampling)
+        ds_model_wanted_sampling(model, &s->sampling);
     ds_metrics_init(&s->metrics);
     pthread_mutex_init(&s->list_lock, NULL);
     if (getrandom(&s->id_salt, sizeof s->id_salt, 0) != (ssize_t)sizeof s->id_salt)
@@ -195,13 +203,12 @@ static bool wait_for_end(ds_server *s, double seconds) {
 }
 
 int ds_server_drain(ds_server *s, double timeout_s) {
-    enum { LAST_WORDS_S = 2 }; /* for the messages to those that are given up */
     atomic_store(&s->draining, true);
     if (wait_for_end(s, timeout_s))
         return 0;
     const int given_up = ds_watch_count(s);
     ds_watch_abort_all(s, "the server is shutting down");
-    wait_for_end(s, LAST_WORDS_S);
+    wait_for_end(s, DS_LAST_WORDS_S);
     return given_up;
 }
 

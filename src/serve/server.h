@@ -27,8 +27,9 @@ typedef struct ds_server_opts {
     const char *api_key;            /* NULL: none is asked for */
     const char *tls_cert, *tls_key; /* PEM texts; both or none */
     size_t max_body_bytes;          /* 0: 8 MiB */
-    int max_connections;            /* 0: 256 */
-    double timeout_s;               /* of a request; 0: 600 */
+    bool plain_sampling; /* defaults of requests are OpenAI's, whatever the model's folder wants */
+    int max_connections; /* 0: 256 */
+    double timeout_s;    /* of a request; 0: 600 */
     ds_async_executor_opts executor;
 } ds_server_opts;
 

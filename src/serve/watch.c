@@ -1,21 +1,93 @@
 /* Exchanges at work: a list, and a thread that waits for their clients to hang up (epoll, which
- * knows it without reading) and looks at their time limits ten times a second. */
+ * knows it without reading) and looks at their time limits ten times a second. And at those of all
+ * connections: clients that send or read a byte now and then would hold theirs for ever. */
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "serve/exchange.h"
 
 enum { TICK_MS = 100, MOST_EVENTS = 32 };
 
+/* ---- connections ----------------------------------------------------------------------------- */
+
+static int socket_of(struct MHD_Connection *connection) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    return info ? (int)info->connect_fd : -1;
+}
+
+/* NULL: there was no memory, and it goes unwatched. */
+static ds_connection *new_connection(ds_server *s, int socket) {
+    ds_connection *c = ds_calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->socket = socket;
+    c->deadline_s = ds_clock_s() + s->opts.timeout_s + DS_LAST_WORDS_S;
+    pthread_mutex_lock(&s->list_lock);
+    c->next = s->connections;
+    if (s->connections)
+        s->connections->previous = c;
+    s->connections = c;
+    pthread_mutex_unlock(&s->list_lock);
+    return c;
+}
+
+static void free_connection(ds_server *s, ds_connection *c) {
+    if (!c)
+        return;
+    pthread_mutex_lock(&s->list_lock);
+    *(c->previous ? &c->previous->next : &s->connections) = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    pthread_mutex_unlock(&s->list_lock);
+    free(c);
+}
+
+void ds_watch_connection(void *server, struct MHD_Connection *connection, void **context,
+                         enum MHD_ConnectionNotificationCode what) {
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = new_connection(server, socket_of(connection));
+    } else {
+        free_connection(server, *context);
+        *context = NULL;
+    }
+}
+
+void ds_watch_allow(ds_server *s, struct MHD_Connection *connection, double until_s) {
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    ds_connection *c = info ? info->socket_context : NULL;
+    if (!c)
+        return;
+    pthread_mutex_lock(&s->list_lock);
+    c->deadline_s = until_s;
+    pthread_mutex_unlock(&s->list_lock);
+}
+
+/* Only MHD closes a socket, and not before it has left the list. */
+static void cut_off(ds_server *s, double late_s) {
+    pthread_mutex_lock(&s->list_lock);
+    for (ds_connection *c = s->connections; c; c = c->next)
+        if (c->deadline_s < late_s) {
+            c->deadline_s = HUGE_VAL; /* once is enough */
+            shutdown(c->socket, SHUT_RDWR);
+            ds_metrics_count_timeout(&s->metrics);
+        }
+    pthread_mutex_unlock(&s->list_lock);
+}
+
+/* ---- exchanges ------------------------------------------------------------------------------- */
+
 void ds_watch_add(ds_exchange *x) {
     ds_server *s = x->server;
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    x->socket = info ? (int)info->connect_fd : -1;
+    x->socket = socket_of(x->connection);
     x->deadline_s = x->begin_s + s->opts.timeout_s;
     x->listed = true;
     atomic_fetch_add(&x->references, 1); /* the list's */
@@ -97,6 +169,8 @@ static void end_gone(ds_server *s, uint64_t serial) {
     ds_exchange_release(x);
 }
 
+/* ---- the thread ------------------------------------------------------------------------------ */
+
 static void *watch(void *context) {
     ds_server *s = context;
     struct epoll_event events[MOST_EVENTS];
@@ -105,6 +179,7 @@ static void *watch(void *context) {
         for (int i = 0; i < n; i++)
             end_gone(s, events[i].data.u64);
         end_late(s, ds_clock_s(), "the request took longer than the server's time limit");
+        cut_off(s, ds_clock_s());
     }
     return NULL;
 }

@@ -38,7 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *copy = malloc(size); /* a block of its own, so that ASan sees its end */
     memcpy(copy, data + 1, size - 1);
     const ds_openai_kind kind = (ds_openai_kind)(data[0] % 3);
-    if (ds_openai_request_parse(kind, copy, size - 1, &request, &error) == DS_OK) {
+    if (ds_openai_request_parse(kind, &ds_openai_sampling, copy, size - 1, &request, &error) ==
+        DS_OK) {
         check(&request);
         ds_openai_request_clear(&request);
     } else if (!*error.message ||

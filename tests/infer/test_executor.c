@@ -128,6 +128,25 @@ static void short_caches_only_take_longer(void **unused) {
     assert_true(s.cache_bytes <= 3 * bytes + 5);
 }
 
+static void the_longest_text_is_what_fits(void **unused) {
+    (void)unused;
+    ds_model *m = open_model("llama");
+    const ds_paged_cache block = {.block_size = 16, .dtype = DS_F32};
+    const size_t bytes = ds_model_block_bytes(ds_model_get_config(m), &block);
+    const int64_t most = ds_model_get_config(m)->max_seq_len;
+    const struct {
+        ds_async_executor_opts opts;
+        int64_t longest;
+    } cases[] = {{{0}, most}, {{.max_seq_len = 9}, 9}, {{.cache_bytes = bytes}, 16}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ds_async_executor *e = NULL;
+        require(ds_async_executor_new(m, cases[i].opts, &e));
+        assert_int_equal(ds_async_executor_longest(e), cases[i].longest);
+        ds_async_executor_free(e);
+    }
+    ds_model_free(m);
+}
+
 static void beginnings_are_shared(void **unused) {
     (void)unused;
     ds_model *m = open_model("llama");
@@ -585,6 +604,75 @@ static void later_turns_compute_what_is_new(void **unused) {
     ds_model_free(m);
 }
 
+/* ---- prompts that arrive together ------------------------------------------------------------ */
+
+enum { ALIKE = 6, COMMON = 40, ALIKE_ANSWER = 4, ALIKE_LONGEST = 100 };
+
+/* The i-th: like the others but for its end, which is of i + 1 tokens. */
+static ds_request alike_request(int i, int32_t prompt[COMMON + ALIKE]) {
+    for (int t = 0; t < COMMON + i + 1; t++)
+        prompt[t] = t < COMMON ? t * 5 % 61 : (i + t) % 61;
+    return (ds_request){.prompt = prompt, .n_prompt = COMMON + i + 1, .max_tokens = ALIKE_ANSWER};
+}
+
+static void check_alike(ds_model *m, int i, const ds_answer *a) {
+    static lone_answer alone;
+    int32_t prompt[COMMON + ALIKE];
+    const ds_request q = alike_request(i, prompt);
+    answer_alone(m, &q, ALIKE_LONGEST, &alone);
+    assert_int_equal(a->finish, DS_FINISH_LENGTH);
+    assert_int_equal(a->n_tokens, ALIKE_ANSWER);
+    assert_memory_equal(a->tokens, alone.tokens, sizeof(int32_t) * ALIKE_ANSWER);
+}
+
+/* All at once, and the first one cancelled if told so. blocks: of the cache; 0: enough. Returns how
+ * many tokens of prompts were found. */
+static int64_t answer_alike(int64_t tokens_per_step, size_t blocks, bool cancel) {
+    ds_model *m = small_model_open("llama", ALIKE_LONGEST, 0);
+    ds_async_executor *e = NULL;
+    uint64_t ids[ALIKE];
+    ds_executor_stats s;
+    const ds_paged_cache block = {.block_size = 16, .dtype = DS_F32};
+    const ds_async_executor_opts opts = {
+        .max_batch_size = ALIKE,
+        .tokens_per_step = tokens_per_step,
+        .cache_bytes = blocks * ds_model_block_bytes(ds_model_get_config(m), &block)};
+    int64_t n_cached = 0;
+    require(ds_async_executor_new(m, opts, &e));
+    for (int i = 0; i < ALIKE; i++) {
+        int32_t prompt[COMMON + ALIKE];
+        const ds_request q = alike_request(i, prompt);
+        require(ds_async_executor_submit(e, &q, &ids[i]));
+    }
+    if (cancel)
+        ds_async_executor_cancel(e, ids[0]);
+    for (int i = 0; i < ALIKE; i++) {
+        ds_answer a;
+        require(ds_async_executor_wait(e, ids[i], 60, &a));
+        if (a.finish != DS_FINISH_CANCELLED || i > 0 || !cancel)
+            check_alike(m, i, &a);
+        n_cached += a.n_cached;
+        free(a.tokens);
+    }
+    ds_async_executor_stats(e, &s);
+    assert_int_equal(s.blocks_in_use, 0);
+    assert_true(s.preemptions > 0 || s.cached_tokens == n_cached);
+    ds_async_executor_free(e);
+    ds_model_free(m);
+    return n_cached;
+}
+
+static void prompts_that_arrive_together_are_computed_once(void **unused) {
+    (void)unused;
+    const int64_t most = (ALIKE - 1) * (COMMON / 16 * 16);
+    assert_int_equal(answer_alike(7, 0, false), most); /* less than a block a step */
+    assert_int_equal(answer_alike(40, 0, false), most);
+    assert_int_equal(answer_alike(256, 0, false), most);
+    answer_alike(7, 0, true);
+    answer_alike(7, 5, false);
+    answer_alike(7, 5, true);
+}
+
 /* One place, held by a long answer that nobody hurries for. */
 static void urgent_requests_take_the_place(void **unused) {
     (void)unused;
@@ -693,12 +781,14 @@ int main(void) {
         cmocka_unit_test(answers_are_as_alone),
         cmocka_unit_test(drawn_answers_are_as_alone),
         cmocka_unit_test(short_caches_only_take_longer),
+        cmocka_unit_test(the_longest_text_is_what_fits),
         cmocka_unit_test(beginnings_are_shared),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(events_come_in_order),
         cmocka_unit_test(cancelled_requests_end),
         cmocka_unit_test(hooks_decide_what_is_drawn),
         cmocka_unit_test(later_turns_compute_what_is_new),
+        cmocka_unit_test(prompts_that_arrive_together_are_computed_once),
         cmocka_unit_test(urgent_requests_take_the_place),
         cmocka_unit_test(lanes_draw_the_same),
         cmocka_unit_test(none_is_lost_and_none_comes_twice),

@@ -40,9 +40,30 @@ first=${counts% *}
 [ "$counts" = "$first $((first + 1))" ] || fail "prompt tokens without and with a mark: $counts"
 [ "$first" -ge "$plain" ] && [ "$first" -le $((plain + 1)) ] || fail "$first prompt tokens; the text has $plain"
 
+# how to draw is what the folder says, unless an option does or it is not to be asked
+said() { "$generate" --model "$dir/model" --prompt "In the year" -n 20 "$@"; }
+greedy=$(said --temperature 0)
+drawn=$(said)
+[ "$greedy" != "$drawn" ] || fail "drawn and greedy alike: $greedy"
+echo '{"top_k": 1}' >"$dir/model/generation_config.json"
+[ "$(said)" = "$greedy" ] || fail "top_k of generation_config.json"
+[ "$(said --top-k 40)" = "$drawn" ] || fail "--top-k against generation_config.json"
+[ "$(said --generation-config none)" = "$drawn" ] || fail "--generation-config none"
+rm "$dir/model/generation_config.json"
+
 [ -d "$assets/stories260K" ] || { echo "$assets is not here: skipped" && exit 77; }
 stories=(--model "$assets/stories260K/stories260K.bin" --tokenizer "$assets/stories260K/tok512.bin")
 refuses "tokenizer.bin" --model "$assets/stories260K/stories260K.bin" --prompt hello
+# text ends before the first stop string, which comes in several tokens, whoever computes it
+said() { "$generate" "${stories[@]}" --prompt Once -n 60 --temperature 0 "$@" && echo .; }
+whole=$(said)
+cut=${whole%%little girl*} last=${whole: -3:1}
+[ "$cut" != "$whole" ] || fail "no little girl in '$whole'"
+for more in "--seed 1" "--speculate ngram"; do
+    [ "$(said --stop never --stop "little girl" $more)" = "$cut"$'\n.' ] || fail "--stop $more: $(said --stop "little girl")"
+    [ "$(said --stop "little giraffe" --stop "${last}never" $more)" = "$whole" ] || fail "what could have become a stop string is lost: $more"
+done
+refuses "must not be empty" "${stories[@]}" --stop ""
 refuses "there is no backend" "${stories[@]}" --device abacus --prompt hello
 for device in cpu ref; do
     # the program ends the text with a line end

@@ -325,6 +325,41 @@ static void who_begins_anew_finds_its_blocks(void **unused) {
     free_stage(g);
 }
 
+static void advance(stage *g) {
+    ds_request_list none = {0};
+    ds_scheduler_plan(&g->s, &none);
+    assert_int_equal(none.n, 0);
+    compute(g);
+    ds_scheduler_advance(&g->s);
+}
+
+/* Whoever computes what they share may go at any time. */
+static void prompts_that_begin_alike_are_computed_once(void **unused) {
+    (void)unused;
+    stage *g = new_stage(1, 40, 24, 0);
+    ds_live_request *one = add(g, 100, 1, 0), *two = add(g, 90, 1, 0), *three = add(g, 80, 1, 0);
+    ds_live_request *other = add(g, 85, 2, 0);
+    advance(g);
+    assert_int_equal(one->computed, 12); /* the first one's half */
+    assert_int_equal(two->computed + three->computed, 0);
+    assert_int_equal(other->computed, 12);
+    advance(g);
+    assert_int_equal(one->computed, 24);
+    assert_int_equal(two->computed + three->computed, 0);
+    end(g, one);
+    advance(g);
+    assert_true(two->n_cached == 16 && three->n_cached == 16);
+    assert_int_equal(two->computed, 16 + 12);
+    assert_int_equal(three->computed, 16);
+    assert_int_equal(g->s.n_cached, 32);
+    end(g, two);
+    end(g, other);
+    advance(g); /* nobody is left to wait for */
+    assert_int_equal(three->computed, 16 + 24);
+    end(g, three);
+    free_stage(g);
+}
+
 /* ---- windows --------------------------------------------------------------------------------- */
 
 static void blocks_behind_the_window_are_given_back(void **unused) {
@@ -356,6 +391,7 @@ int main(void) {
         cmocka_unit_test(short_prompts_do_not_wait_for_long_ones),
         cmocka_unit_test(who_waits_long_goes_before_newer_ones_of_higher_priority),
         cmocka_unit_test(who_begins_anew_finds_its_blocks),
+        cmocka_unit_test(prompts_that_begin_alike_are_computed_once),
         cmocka_unit_test(proposals_leave_room_for_everyone),
         cmocka_unit_test(blocks_behind_the_window_are_given_back),
     };

@@ -43,7 +43,8 @@ unit="$source/deploy/systemd/deepseek-serve.service"
 for option in $(grep -ohE -- '--[a-z-]+' "$source/deploy/systemd/deepseek-serve.default" <(grep '^ExecStart' "$unit")); do
     "$1/bin/deepseek-serve" --help | grep -q -- "$option " || fail "the unit uses $option, which is none"
 done
-for line in DynamicUser=yes NoNewPrivileges=yes ProtectSystem=strict ProtectHome=yes CapabilityBoundingSet=; do
+for line in DynamicUser=yes NoNewPrivileges=yes ProtectSystem=strict ProtectHome=yes CapabilityBoundingSet= \
+    CacheDirectory=deepseek Environment=XDG_CACHE_HOME=%C/deepseek; do
     grep -qx "$line" "$unit" || fail "the unit lacks $line"
 done
 if command -v systemd-analyze >/dev/null; then

@@ -36,7 +36,7 @@ static ds_tokenizer *byte_tokenizer(void) {
 static ds_openai_request parse(ds_openai_kind kind, const char *json) {
     ds_openai_request r;
     ds_openai_error error;
-    if (ds_openai_request_parse(kind, json, strlen(json), &r, &error) != DS_OK)
+    if (ds_openai_request_parse(kind, &ds_openai_sampling, json, strlen(json), &r, &error) != DS_OK)
         fail_msg("%s", error.message);
     return r;
 }

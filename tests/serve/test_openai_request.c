@@ -15,7 +15,7 @@
 static ds_openai_request accept_json(ds_openai_kind kind, const char *json) {
     ds_openai_request r;
     ds_openai_error error;
-    if (ds_openai_request_parse(kind, json, strlen(json), &r, &error) != DS_OK)
+    if (ds_openai_request_parse(kind, &ds_openai_sampling, json, strlen(json), &r, &error) != DS_OK)
         fail_msg("%s: %s", json, error.message);
     return r;
 }
@@ -28,7 +28,8 @@ static void test_completion(void **state) {
         "\"top_k\":-1,\"min_p\":0.25,\"seed\":-3,\"stop\":[\"a\",\"b\"],\"stream\":true,"
         "\"stream_options\":{\"include_usage\":true},\"presence_penalty\":-2,"
         "\"frequency_penalty\":2,\"repetition_penalty\":1.5,\"logit_bias\":{\"12\":-100,\"0\":5},"
-        "\"logprobs\":0,\"n\":1,\"echo\":false,\"suffix\":null,\"user\":\"u\",\"metadata\":{}}");
+        "\"stop_token_ids\":[7,0],\"priority\":-3,\"logprobs\":0,\"n\":1,\"echo\":false,\"suffix\":"
+        "null,\"ignore_eos\":false,\"user\":\"u\",\"metadata\":{}}");
     assert_string_equal(r.model, "m");
     assert_string_equal(r.prompt, "Once");
     assert_int_equal(r.max_tokens, 7);
@@ -39,6 +40,9 @@ static void test_completion(void **state) {
     assert_true(r.has_seed && (int64_t)r.sampling.seed == -3);
     assert_int_equal(r.n_stops, 2);
     assert_string_equal(r.stops[1], "b");
+    assert_int_equal(r.n_stop_tokens, 2);
+    assert_int_equal(r.stop_tokens[0], 7);
+    assert_int_equal(r.priority, -3);
     assert_true(r.stream && r.include_usage && r.logprobs);
     assert_int_equal(r.sampling.n_bias, 2);
     ds_openai_request_clear(&r);
@@ -176,6 +180,10 @@ static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, P "\"n\":0}", "n", "from 1 to 128"},
     {DS_OPENAI_COMPLETION, P "\"best_of\":2}", "best_of", "'n'"},
     {DS_OPENAI_COMPLETION, P "\"suffix\":\"y\"}", "suffix", "filling a gap"},
+    {DS_OPENAI_COMPLETION, P "\"min_tokens\":2}", "min_tokens", "'logit_bias'"},
+    {DS_OPENAI_COMPLETION, P "\"ignore_eos\":true}", "ignore_eos", "can only be false"},
+    {DS_OPENAI_CHAT, C "\"chat_template_kwargs\":{\"enable_thinking\":false}}",
+     "chat_template_kwargs", "no arguments"},
     {DS_OPENAI_COMPLETION, P "\"grammar\":1}", "grammar", "GBNF"},
     {DS_OPENAI_COMPLETION, P "\"tools\":[{}]}", "tools", "/v1/chat/completions"},
     {DS_OPENAI_COMPLETION, P "\"grammar\":\"x\",\"response_format\":{\"type\":\"json_object\"}}",
@@ -188,6 +196,9 @@ static const refusal refusals[] = {
     {DS_OPENAI_COMPLETION, P "\"stop\":\"\"}", "stop", "none of them empty"},
     {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",1]}", "stop", "string"},
     {DS_OPENAI_COMPLETION, P "\"stop\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "stop", "4 at most"},
+    {DS_OPENAI_COMPLETION, P "\"stop_token_ids\":5}", "stop_token_ids", "an array of token ids"},
+    {DS_OPENAI_COMPLETION, P "\"stop_token_ids\":[-1]}", "stop_token_ids", "no token id"},
+    {DS_OPENAI_COMPLETION, P "\"priority\":1001}", "priority", "from -1000 to 1000"},
     {DS_OPENAI_COMPLETION, P "\"stream\":1}", "stream", "true or false, not a number"},
     {DS_OPENAI_COMPLETION, P "\"stream_options\":{}}", "stream_options", "\"stream\": true"},
     {DS_OPENAI_COMPLETION, P "\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
@@ -237,8 +248,8 @@ static void test_refusals(void **state) {
         const refusal *c = &refusals[i];
         ds_openai_request r;
         ds_openai_error error;
-        const ds_status status =
-            ds_openai_request_parse(c->kind, c->json, strlen(c->json), &r, &error);
+        const ds_status status = ds_openai_request_parse(c->kind, &ds_openai_sampling, c->json,
+                                                         strlen(c->json), &r, &error);
         if (status != DS_INVALID || !strstr(error.message, c->text) ||
             strcmp(error.param, c->param) != 0)
             fail_msg("%s: status %d, param '%s', message '%s'", c->json, status, error.param,
@@ -255,7 +266,9 @@ static void test_deep_nesting(void **state) {
     memset(body, '[', DEEP);
     ds_openai_request r;
     ds_openai_error error;
-    assert_int_equal(ds_openai_request_parse(DS_OPENAI_CHAT, body, DEEP, &r, &error), DS_INVALID);
+    assert_int_equal(
+        ds_openai_request_parse(DS_OPENAI_CHAT, &ds_openai_sampling, body, DEEP, &r, &error),
+        DS_INVALID);
     assert_non_null(strstr(error.message, "deep"));
     free(body);
     /* brackets within a string are no nesting */

@@ -84,6 +84,14 @@ expect 200 '"finish_reason":"stop"' "$url/v1/completions" -d "$ask,\"stop\":[\"n
 c="$(curl -sN "$url/v1/completions" -d "$ask,\"stop\":\"little girl\",\"stream\":true}" | field text | tr -d '\n')"
 [ "$c" = "${a%%little girl*}" ] || fail "streamed stop: '$c'"
 
+echo "stop tokens end the text before them"
+# the last token of the text up to there
+id="$(curl -s "$url/tokenize" -d '{"prompt":"Once upon a time, a little girl named Lily "}' | sed 's/.*,\([0-9]*\)].*/\1/')"
+expect 200 '"finish_reason":"stop"' "$url/v1/completions" -d "$ask,\"stop_token_ids\":[$id]}"
+part="$(field text <"$dir/body")"
+[ "$part" = "${a%%Lily*}" ] || fail "stop_token_ids [$id]: '$part'"
+expect 400 "token 99999 is not" "$url/v1/completions" -d "$ask,\"stop_token_ids\":[99999]}"
+
 echo "chat, with log-probabilities"
 hello='{"messages":[{"role":"user","content":"Hello"}],"max_tokens":8,"temperature":0'
 expect 200 '"role":"assistant"' "$url/v1/chat/completions" -d "$hello,\"logprobs\":true}"
@@ -127,8 +135,29 @@ metric_is 'http_requests_total{code="404"}' 2 || fail "metrics: $(metric 'http_r
 [ "$(metric generated_tokens_total)" -ge 200 ] || fail "generated tokens"
 stop
 
+echo "how to draw is what the model's makers want where a request says nothing"
+mkdir "$dir/own"
+ln -s "$model"/* "$dir/own/"
+rm "$dir/own/generation_config.json"
+echo '{"eos_token_id":2,"temperature":0.7,"top_k":1,"top_p":5}' >"$dir/own/generation_config.json"
+start --model "$dir/own"
+grep -q "top_p of generation_config.json is not in 0 … 1" "$dir/err" || fail "a top_p of 5 is not told of"
+silent='{"prompt":"Once upon a time","max_tokens":40,"seed":5'
+expect 200 "" "$url/v1/completions" -d "$silent}"
+[ "$(field text <"$dir/body")" = "$a" ] || fail "not the likeliest tokens: $(cat "$dir/body")"
+expect 200 "" "$url/v1/completions" -d "$silent,\"top_k\":0,\"temperature\":1}"
+b="$(field text <"$dir/body")"
+[ "$b" != "$a" ] || fail "a request's own top_k"
+stop
+start --model "$dir/own" --generation-config none
+expect 200 "" "$url/v1/completions" -d "$silent}"
+[ "$(field text <"$dir/body")" = "$b" ] || fail "--generation-config none: $(cat "$dir/body")"
+stop
+
 echo "a client that goes away frees its place at once, streaming or not"
 start --max-batch 1 --max-queue 2 --max-tokens 500
+expect 200 '"max_model_len":500' "$url/v1/models"
+expect 200 '"max_model_len":500' "$url/tokenize" -d '{"prompt":"Once"}'
 endless='{"prompt":"Once","max_tokens":480,"temperature":1,"seed":1,"logit_bias":{"2":-100}'
 # the model is small: an answer may be there before its client leaves, so it is tried again
 for kind in '' ',"stream":true'; do
@@ -189,12 +218,50 @@ until_true metric_is requests_running 0
 expect 200 choices "$url/v1/completions" -d '{"prompt":"x","max_tokens":1}'
 stop
 
+echo "clients that send a byte now and then are cut off, and hold no connection for ever"
+start --max-connections 2 --timeout 1
+port="${url##*:}"
+drip() { # what is sent at once; then more, until the connection ends
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf '%b' "$1" >&3
+    for _ in $(seq 300); do
+        printf ' ' >&3 || return 0
+        sleep 0.1
+    done
+    return 1
+}
+: >"$dir/cut"
+for request in 'GET /health HTTP/1.1\r\nHost: x\r\nX-Header:' \
+    'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n'; do
+    (trap '' PIPE; drip "$request" 2>/dev/null && echo cut >>"$dir/cut") &
+done
+sleep 0.5
+curl -s --max-time 0.5 "$url/health" && fail "there was a third connection"
+until_true curl -s --max-time 1 -o "$dir/body" "$url/health"
+until_true metric_is timeouts_total 2
+both_are_cut() { [ "$(wc -l <"$dir/cut")" -eq 2 ]; }
+until_true both_are_cut
+stop
+
+echo "a client that does not read its stream frees its place"
+start --max-tokens 500
+many="$endless,\"n\":128,\"stream\":true,\"logprobs\":20}"
+exec 3<>"/dev/tcp/127.0.0.1/${url##*:}"
+printf 'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s' "${#many}" "$many" >&3
+until_true metric_is timeouts_total 1
+until_true metric_is requests_running 0
+[ "$(metric requests_cancelled_total)" -ge 1 ] || fail "its answers were all written"
+exec 3>&-
+stop
+
 echo "SIGTERM ends what is at work, not sooner, and takes nothing new"
 start --max-batch 1 --max-tokens 500 --drain-timeout 600
 # forty answers, one after the other: they are at work for as long as what follows takes
 curl -sN "$url/v1/completions" -d "$endless,\"stream\":true,\"n\":40}" >"$dir/stream" &
 client=$!
 until_true grep -q text "$dir/stream"
+expect 200 choices "$url/v1/completions" -d '{"prompt":"x","max_tokens":1,"priority":-1}'
+grep -q DONE "$dir/stream" && fail "the lower priority waited for the higher ones"
 kill -TERM "$pid"
 until_true grep -q "ending; requests at work" "$dir/err"
 expect 503 draining "$url/ready"

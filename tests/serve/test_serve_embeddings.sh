@@ -64,6 +64,26 @@ for one in $waiting; do wait "$one"; done
 for i in $(seq 20); do
     grep -q '"index":1' "$dir/many$i" || fail "of 20 at once one got: $(cat "$dir/many$i")"
 done
+metric() { curl -s "$url/metrics" | sed -n "s/^deepseek_$1 //p"; }
+[ "$(metric requests_submitted_total)" = \
+    $(($(metric requests_finished_total) + $(metric requests_failed_total))) ] || fail "numbers of requests"
+[ "$(metric requests_finished_total)" -ge 26 ] || fail "finished requests"
+[ "$(metric requests_failed_total)" -ge 3 ] || fail "failed requests"
+[ "$(metric prompt_tokens_total)" -ge 128 ] || fail "tokens"
+[ "$(metric steps_total)" -ge 6 ] || fail "batches"
+{ printf '{"truncate":true,"input":["x"'; yes ",\"$long\"" | head -n 2000; printf ']}'; } >"$dir/many"
+tries=0 seen=""
+while [ -z "$seen" ]; do
+    tries=$((tries + 1))
+    [ "$tries" -le 50 ] || fail "no request was seen at work"
+    curl -s -o "$dir/body" "$url/v1/embeddings" --data-binary "@$dir/many" &
+    client=$!
+    while kill -0 "$client" 2>/dev/null; do
+        case "$(curl -s "$url/health")" in *'"running":1'*) seen=1 ;; esac
+    done
+    wait "$client" || fail "a client failed"
+done
+[ "$(metric requests_running)" = 0 ] || fail "requests run on"
 if "$python" -c "import openai" 2>/dev/null; then
     "$python" "$here/openai_embeddings.py" "$url/v1"
 fi

@@ -8,8 +8,9 @@
 typedef struct stream {
     ds_async_executor *executor;
     ds_detokenizer *detokenizer;
-    bool (*print)(const char *text, size_t length);
-    bool cut; /* nobody reads, or the text cannot be made */
+    bool (*print)(const char *text, size_t length, void *context);
+    void *context;
+    bool cut; /* no more is wanted, or the text cannot be made */
     ds_status status;
     char error[256];
     pthread_mutex_t lock; /* guards what follows */
@@ -45,7 +46,7 @@ static void on_event(const ds_event *event, void *context) {
     const ds_status status = ds_detokenizer_push(s->detokenizer, event->token, &text, &length);
     if (status != DS_OK)
         keep_error(s, status, ds_error());
-    s->cut = status != DS_OK || !s->print(text, length);
+    s->cut = status != DS_OK || !s->print(text, length, s->context);
     if (s->cut)
         ds_async_executor_cancel(s->executor, event->request);
 }
@@ -60,14 +61,15 @@ static ds_status await(stream *s) {
     if (s->status != DS_OK)
         return ds_fail(s->status, "%s", s->error);
     DS_TRY(ds_detokenizer_finish(s->detokenizer, &text, &length));
-    s->print(text, length);
+    s->print(text, length, s->context);
     return DS_OK;
 }
 
 ds_status ds_cli_stream(ds_model *model, ds_async_executor_opts opts, ds_request request,
-                        ds_detokenizer *detokenizer, bool (*print)(const char *text, size_t length),
-                        ds_executor_stats *stats) {
-    stream s = {.detokenizer = detokenizer, .print = print};
+                        ds_detokenizer *detokenizer,
+                        bool (*print)(const char *text, size_t length, void *context),
+                        void *context, ds_executor_stats *stats) {
+    stream s = {.detokenizer = detokenizer, .print = print, .context = context};
     uint64_t id;
     DS_TRY(ds_async_executor_new(model, opts, &s.executor));
     pthread_mutex_init(&s.lock, NULL);

@@ -1,4 +1,4 @@
-#include "serve/stop_filter.h"
+#include "infer/stop_filter.h"
 
 #include <string.h>
 

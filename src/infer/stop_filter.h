@@ -1,8 +1,8 @@
 /* Text that grows piece by piece and ends where a stop string begins. A stop string may come in
  * several pieces, so an ending that could be the beginning of one is held back until it is known.
  */
-#ifndef DS_SERVE_STOP_FILTER_H
-#define DS_SERVE_STOP_FILTER_H
+#ifndef DS_INFER_STOP_FILTER_H
+#define DS_INFER_STOP_FILTER_H
 
 #include "base/text.h"
 

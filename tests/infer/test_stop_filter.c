@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/stop_filter.h"
+#include "infer/stop_filter.h"
 
 static void check(const char *text, size_t piece, const char *const *stops, size_t n,
                   const char *expected) {
