@@ -70,9 +70,9 @@ typedef struct ds_comm_opts {
  *   NCCL_SOCKET_IFNAME: the network interface to use ("eth0"); default: the one through which the
  *   store is reached. Ignored by "self".
  *
- * DS_INVALID when the variables contradict each other; DS_UNSUPPORTED for a transport that this build lacks;
- * DS_TIMEOUT naming the ranks that did not come; DS_UNAVAILABLE when the store cannot be reached.
- * *out is the caller's, NULL on failure; close it with ds_comm_close. */
+ * DS_INVALID when the variables contradict each other; DS_UNSUPPORTED for a transport that this
+ * build lacks; DS_TIMEOUT naming the ranks that did not come; DS_UNAVAILABLE when the store cannot
+ * be reached. *out is the caller's, NULL on failure; close it with ds_comm_close. */
 DS_API ds_status ds_comm_open(ds_comm_opts opts, ds_comm **out);
 
 /* `size` ranks inside this process, out[0 … size): each is for a thread of its own. They share
