@@ -1,8 +1,9 @@
 /* Generating text as the server does it: one request after another through the executor.
- *     bench_generate MODEL [--name NAME] [--threads N] [--dtype NAME] [--precision fp32|bf16]  <
- * CASES A case is a line; each is answered by one line of JSON: decode N     N tokens after a short
- * prompt; the time from the first to the last prefill N    the time from a prompt of N tokens to
- * the first token read         how fast all threads together read memory, the limit of decoding
+ *     bench_generate MODEL [--name NAME] [--threads N] [--dtype D] [--precision P]  < CASES
+ * P is fp32 or bf16. A case is a line; each is answered by one line of JSON:
+ *     decode N     N tokens after a short prompt; the time from the first to the last
+ *     prefill N    the time from a prompt of N tokens to the first token
+ *     read         how fast all threads together read memory, the limit of decoding
  *     resident     bytes of this process, of the weights and of the cache in use
  * Prints "ready" first (bench_in_turn). Tokens are drawn at random: a model needs no tokenizer. */
 #include <getopt.h>

@@ -322,7 +322,7 @@ DS_API ds_node *ds_graph_quantise(ds_graph *g, ds_node *x, ds_node *scale);
 DS_API ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype dtype);
 
 typedef struct ds_quantised_matmul_opts {
-    int64_t group; /* columns that share a scale, a multiple of 8 for i32; 0 = all */
+    int64_t group;   /* columns that share a scale, a multiple of 8 for i32; 0 = all */
     bool int8_input; /* x is quantised as well, each row by its largest magnitude / 127 */
 } ds_quantised_matmul_opts;
 
