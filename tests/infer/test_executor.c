@@ -596,11 +596,11 @@ static void later_turns_compute_what_is_new(void **unused) {
     require(ds_async_executor_submit(e, &q, &id));
     require(ds_async_executor_wait(e, id, 60, &a));
     assert_int_equal(a.n_cached, (FIRST + ANSWER - 1) / 16 * 16);
+    ds_async_executor_free(e);
     static lone_answer alone;
     answer_alone(m, &q, 100, &alone);
     assert_memory_equal(a.tokens, alone.tokens, sizeof(int32_t) * 3);
     free(a.tokens);
-    ds_async_executor_free(e);
     ds_model_free(m);
 }
 
@@ -646,18 +646,20 @@ static int64_t answer_alike(int64_t tokens_per_step, size_t blocks, bool cancel)
     }
     if (cancel)
         ds_async_executor_cancel(e, ids[0]);
+    ds_answer answers[ALIKE];
     for (int i = 0; i < ALIKE; i++) {
-        ds_answer a;
-        require(ds_async_executor_wait(e, ids[i], 60, &a));
-        if (a.finish != DS_FINISH_CANCELLED || i > 0 || !cancel)
-            check_alike(m, i, &a);
-        n_cached += a.n_cached;
-        free(a.tokens);
+        require(ds_async_executor_wait(e, ids[i], 60, &answers[i]));
+        n_cached += answers[i].n_cached;
     }
     ds_async_executor_stats(e, &s);
     assert_int_equal(s.blocks_in_use, 0);
     assert_true(s.preemptions > 0 || s.cached_tokens == n_cached);
     ds_async_executor_free(e);
+    for (int i = 0; i < ALIKE; i++) {
+        if (answers[i].finish != DS_FINISH_CANCELLED || i > 0 || !cancel)
+            check_alike(m, i, &answers[i]);
+        free(answers[i].tokens);
+    }
     ds_model_free(m);
     return n_cached;
 }
