@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backend/backend.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/limits.h"
 #include "base/alloc.h"
@@ -172,6 +173,7 @@ static void run_read(bench *b) {
             sum > 0 ? (double)b->n_memory * sizeof(float) / (ds_clock_s() - start) : 0;
         fastest = rate > fastest ? rate : fastest;
     }
+    ds_backend_rest(b->model->backend); /* else this thread's team stays in the way */
     printf("{\"read_bytes_per_s\": %.4g, \"threads\": %d}\n", fastest, b->threads);
 }
 
