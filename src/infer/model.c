@@ -3,7 +3,6 @@
 
 #include <jansson.h>
 #include <math.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -146,40 +145,33 @@ static void add_end_tokens_of_gguf(ds_model *m) {
     }
 }
 
-/* The rows are ds_model.wanted. */
-static const struct {
-    const char *name;
-    double low, high;
-    size_t offset; /* in ds_sampling, of a float; of an int for top_k */
-} wanted_keys[DS_WANTED_SAMPLING] = {
-    {"temperature", 0, 100, offsetof(ds_sampling, temperature)},
-    {"top_p", 0, 1, offsetof(ds_sampling, top_p)},
-    {"min_p", 0, 1, offsetof(ds_sampling, min_p)},
-    {"repetition_penalty", 0.01, 100, offsetof(ds_sampling, repetition_penalty)},
-    {"top_k", 0, INT32_MAX, offsetof(ds_sampling, top_k)},
-};
+/* NaN: not told, or nothing that can be. */
+static double wanted_number(const ds_model *m, const json_t *root, const char *name, double low,
+                            double high) {
+    const json_t *v = json_object_get(root, name);
+    const double x = json_is_number(v) ? json_number_value(v) : NAN;
+    if (x >= low && x <= high)
+        return x;
+    if (v && !json_is_null(v))
+        ds_log(DS_LOG_WARN, "%s: %s of generation_config.json is not in %g … %g and is ignored",
+               m->path, name, low, high);
+    return NAN;
+}
 
 static void read_wanted_sampling(ds_model *m, const json_t *root) {
-    for (int i = 0; i < DS_WANTED_SAMPLING; i++) {
-        const json_t *v = json_object_get(root, wanted_keys[i].name);
-        const double x = json_is_number(v) ? json_number_value(v) : NAN;
-        m->wanted[i] = x >= wanted_keys[i].low && x <= wanted_keys[i].high ? x : NAN;
-        if (isnan(m->wanted[i]) && v && !json_is_null(v))
-            ds_log(DS_LOG_WARN, "%s: %s of generation_config.json is not in %g … %g and is ignored",
-                   m->path, wanted_keys[i].name, wanted_keys[i].low, wanted_keys[i].high);
+    for (int i = 0; i < DS_SAMPLING_REALS; i++) {
+        const ds_sampling_key *k = &ds_sampling_reals[i];
+        m->wanted[i] = k->is_models_own ? wanted_number(m, root, k->name, k->low, k->high) : NAN;
     }
+    m->wanted_top_k = wanted_number(m, root, "top_k", 0, INT32_MAX);
 }
 
 void ds_model_wanted_sampling(const ds_model *m, ds_sampling *s) {
-    for (int i = 0; i < DS_WANTED_SAMPLING; i++) {
-        char *field = (char *)s + wanted_keys[i].offset;
-        if (isnan(m->wanted[i]))
-            continue;
-        if (wanted_keys[i].offset == offsetof(ds_sampling, top_k))
-            *(int *)field = (int)m->wanted[i];
-        else
-            *(float *)field = (float)m->wanted[i];
-    }
+    for (int i = 0; i < DS_SAMPLING_REALS; i++)
+        if (!isnan(m->wanted[i]))
+            *(float *)(void *)((char *)s + ds_sampling_reals[i].offset) = (float)m->wanted[i];
+    if (!isnan(m->wanted_top_k))
+        s->top_k = (int)m->wanted_top_k;
 }
 
 static void read_generation_config(ds_model *m) {

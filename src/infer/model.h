@@ -7,9 +7,10 @@
 
 #include "deepseek/inference.h"
 #include "infer/embed.h"
+#include "infer/sampling_keys.h"
 #include "infer/vocab_trie.h"
 
-enum { DS_MOST_END_TOKENS = 16, DS_WANTED_SAMPLING = 5 };
+enum { DS_MOST_END_TOKENS = 16 };
 
 struct ds_model {
     char path[PATH_MAX]; /* what was loaded */
@@ -20,11 +21,11 @@ struct ds_model {
     ds_state *state;
     int32_t end_tokens[DS_MOST_END_TOKENS];
     size_t n_end_tokens;
-    double wanted[DS_WANTED_SAMPLING]; /* of generation_config.json, in the order of the table in
-                                          model.c; NaN: not told */
-    bool has_heads;                    /* false: a BERT that gives embeddings only */
-    pthread_mutex_t in_use;            /* by whoever compiles or runs programs over the state */
-    ds_embedder *embedder;             /* made by the first call; NULL before */
+    /* Of generation_config.json; NaN: not told. By ds_sampling_reals. */
+    double wanted[DS_SAMPLING_REALS], wanted_top_k;
+    bool has_heads;         /* false: a BERT that gives embeddings only */
+    pthread_mutex_t in_use; /* by whoever compiles or runs programs over the state */
+    ds_embedder *embedder;  /* made by the first call; NULL before */
     pthread_mutex_t trie_lock;
     ds_vocab_trie *trie; /* made when the first grammar asks for it */
 };

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "infer/sampling_keys.h"
 
 typedef ds_openai_reading reading;
 
@@ -53,13 +54,7 @@ typedef struct number_key {
 
 /* A later row overwrites the field of an earlier one. */
 static const number_key number_keys[] = {
-    {"temperature", REAL, 0, 100, FIELD(sampling.temperature)},
-    {"top_p", REAL, 0, 1, FIELD(sampling.top_p)},
-    {"min_p", REAL, 0, 1, FIELD(sampling.min_p)},
     {"top_k", INT32, -1, INT32_MAX, FIELD(sampling.top_k)},
-    {"presence_penalty", REAL, -2, 2, FIELD(sampling.presence_penalty)},
-    {"frequency_penalty", REAL, -2, 2, FIELD(sampling.frequency_penalty)},
-    {"repetition_penalty", REAL, 0.01, 100, FIELD(sampling.repetition_penalty)},
     {"seed", INT64, -LARGEST, LARGEST, FIELD(sampling.seed)},
     {"max_tokens", INT64, 1, INT32_MAX, FIELD(max_tokens)},
     {"max_completion_tokens", INT64, 1, INT32_MAX, FIELD(max_tokens)},
@@ -97,7 +92,19 @@ static ds_status read_number(const reading *r, const number_key *k, json_t *v) {
     return DS_OK;
 }
 
+static ds_status read_sampling(const reading *r) {
+    for (int i = 0; i < DS_SAMPLING_REALS; i++) {
+        const ds_sampling_key *k = &ds_sampling_reals[i];
+        const number_key key = {k->name, REAL, k->low, k->high, FIELD(sampling) + k->offset};
+        json_t *v = ds_openai_value_of(r->root, k->name);
+        if (v)
+            DS_TRY(read_number(r, &key, v));
+    }
+    return DS_OK;
+}
+
 static ds_status read_numbers(const reading *r) {
+    DS_TRY(read_sampling(r));
     for (size_t i = 0; i < sizeof number_keys / sizeof *number_keys; i++) {
         json_t *v = ds_openai_value_of(r->root, number_keys[i].name);
         if (v)

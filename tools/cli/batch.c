@@ -71,29 +71,17 @@ static ds_status read_whole(const json_t *value, const char *key, int64_t low, i
     return DS_OK;
 }
 
-/* One row a key of a line: a real number or a whole one of the sampling. */
-static const struct {
-    const char *key;
-    double low, high;
-    size_t offset; /* of a float in ds_sampling */
-} reals[] = {
-    {"temperature", 0, 100, offsetof(ds_sampling, temperature)},
-    {"top_p", 0, 1, offsetof(ds_sampling, top_p)},
-    {"min_p", 0, 1, offsetof(ds_sampling, min_p)},
-    {"repetition_penalty", 0.01, 100, offsetof(ds_sampling, repetition_penalty)},
-    {"presence_penalty", -2, 2, offsetof(ds_sampling, presence_penalty)},
-    {"frequency_penalty", -2, 2, offsetof(ds_sampling, frequency_penalty)},
-};
-
 static ds_status read_key(item *it, const char *key, json_t *value) {
     int64_t whole = 0;
     double real = 0;
-    for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
-        if (strcmp(key, reals[i].key) == 0) {
-            DS_TRY(read_number(value, key, reals[i].low, reals[i].high, &real));
-            *(float *)((char *)&it->sampling + reals[i].offset) = (float)real;
-            return DS_OK;
-        }
+    for (int i = 0; i < DS_SAMPLING_REALS; i++) {
+        const ds_sampling_key *k = &ds_sampling_reals[i];
+        if (strcmp(key, k->name) != 0)
+            continue;
+        DS_TRY(read_number(value, key, k->low, k->high, &real));
+        *(float *)(void *)((char *)&it->sampling + k->offset) = (float)real;
+        return DS_OK;
+    }
     if (strcmp(key, "prompt") == 0)
         return json_is_string(value)
                    ? copy_prompt(it, json_string_value(value), json_string_length(value))
