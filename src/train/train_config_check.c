@@ -240,66 +240,49 @@ static bool has_dynamic_batch(const ds_train_config *c) {
     return c->dynamic_batch.enabled;
 }
 
-static bool has_no_dynamic_batch(const ds_train_config *c) {
-    return !has_dynamic_batch(c);
-}
-
 static bool offloads_to_file(const ds_train_config *c) {
     return c->memory.offload == DS_TRAIN_OFFLOAD_FILE;
-}
-
-static bool offloads_nothing(const ds_train_config *c) {
-    return c->memory.offload == DS_TRAIN_OFFLOAD_NONE;
 }
 
 static bool is_quantised(const ds_train_config *c) {
     return c->quantization.mode != DS_TRAIN_QUANTISATION_NONE;
 }
 
-static bool is_not_quantised(const ds_train_config *c) {
-    return !is_quantised(c);
-}
-
-/* What a key needs another one to be. One that says no, given beside it, is a switch that was
- * turned off for a while, and no mistake. */
+/* What a key needs another one to be. A switch that is given as off, its default, was turned off
+ * for a while: what stands beside it is no mistake. */
 static const struct {
     const char *path, *other, *wanted;
     bool (*has_effect)(const ds_train_config *c);
-    bool (*is_off)(const ds_train_config *c);
+    bool is_switch;
 } dependent_keys[] = {
-    {"optimizer.momentum", "optimizer.name", "sgd or muon", uses_momentum, NULL},
-    {"data.mask_probability", "data.task", "masked_lm", masks_tokens, NULL},
-    {"dynamic_batch.min_batch", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
-    {"dynamic_batch.max_batch", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
+    {"optimizer.momentum", "optimizer.name", "sgd or muon", uses_momentum, false},
+    {"data.mask_probability", "data.task", "masked_lm", masks_tokens, false},
+    {"dynamic_batch.min_batch", "dynamic_batch.enabled", "true", has_dynamic_batch, true},
+    {"dynamic_batch.max_batch", "dynamic_batch.enabled", "true", has_dynamic_batch, true},
     {"dynamic_batch.utilization_threshold", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
-    {"dynamic_batch.ramp_up_steps", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
-    {"dynamic_batch.measure", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
-    {"dynamic_batch.scale_learning_rate", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
-    {"dynamic_batch.replay", "dynamic_batch.enabled", "true", has_dynamic_batch,
-     has_no_dynamic_batch},
-    {"memory.offload_path", "memory.offload", "file", offloads_to_file, offloads_nothing},
-    {"quantization.dtype", "quantization.mode", "qat", is_quantised, is_not_quantised},
-    {"quantization.activations", "quantization.mode", "qat", is_quantised, is_not_quantised},
+     true},
+    {"dynamic_batch.ramp_up_steps", "dynamic_batch.enabled", "true", has_dynamic_batch, true},
+    {"dynamic_batch.measure", "dynamic_batch.enabled", "true", has_dynamic_batch, true},
+    {"dynamic_batch.scale_learning_rate", "dynamic_batch.enabled", "true", has_dynamic_batch, true},
+    {"dynamic_batch.replay", "dynamic_batch.enabled", "true", has_dynamic_batch, true},
+    {"memory.offload_path", "memory.offload", "file", offloads_to_file, true},
+    {"quantization.dtype", "quantization.mode", "qat", is_quantised, true},
+    {"quantization.activations", "quantization.mode", "qat", is_quantised, true},
 };
 
 /* A resolved configuration has all keys: a default beside a key that says it is not used is fine.
  */
 static ds_status check_effects(const ds_config *reader, const ds_train_config *c) {
+    const ds_config_table *table = &ds_train_config_table;
     ds_train_config defaults;
     ds_status status = ds_train_config_default(&defaults);
     const size_t n = sizeof dependent_keys / sizeof *dependent_keys;
     for (size_t i = 0; i < n && status == DS_OK; i++) {
         const char *path = dependent_keys[i].path, *other = dependent_keys[i].other;
-        const bool is_off = dependent_keys[i].is_off && dependent_keys[i].is_off(c);
         const bool is_meant =
             ds_config_given(reader, other) &&
-            (is_off || ds_config_equal_key(&ds_train_config_table, path, c, &defaults));
+            (ds_config_equal_key(table, path, c, &defaults) ||
+             (dependent_keys[i].is_switch && ds_config_equal_key(table, other, c, &defaults)));
         if (ds_config_given(reader, path) && !dependent_keys[i].has_effect(c) && !is_meant)
             status = ds_config_fail(reader, path, "no effect unless %s is %s", other,
                                     dependent_keys[i].wanted);
