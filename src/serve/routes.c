@@ -119,26 +119,30 @@ static ds_executor_stats executor_stats(const ds_server *s) {
     return stats;
 }
 
+static ds_executor_stats embedding_stats(const ds_server *s) {
+    ds_executor_stats stats;
+    ds_embedding_worker_stats(s->embeddings, &stats);
+    return stats;
+}
+
 /* Of answers and embeddings together. */
-static ds_executor_stats all_stats(const ds_server *s) {
-    ds_executor_stats stats = executor_stats(s), more;
-    ds_embedding_worker_stats(s->embeddings, &more);
-    stats.n_running += more.n_running;
-    stats.n_waiting += more.n_waiting;
-    stats.submitted += more.submitted;
-    stats.finished += more.finished;
-    stats.cancelled += more.cancelled;
-    stats.failed += more.failed;
-    stats.prompt_tokens += more.prompt_tokens;
-    stats.steps += more.steps;
+static ds_executor_stats sum_of(ds_executor_stats stats, const ds_executor_stats *more) {
+    stats.n_running += more->n_running;
+    stats.n_waiting += more->n_waiting;
+    stats.submitted += more->submitted;
+    stats.finished += more->finished;
+    stats.cancelled += more->cancelled;
+    stats.failed += more->failed;
+    stats.prompt_tokens += more->prompt_tokens;
+    stats.steps += more->steps;
     return stats;
 }
 
 /* Alive unless the model hangs, in answers or in embeddings. */
 static enum MHD_Result get_health(ds_exchange *x) {
-    const ds_executor_stats all = all_stats(x->server), answers = executor_stats(x->server);
-    ds_executor_stats embeddings;
-    ds_embedding_worker_stats(x->server->embeddings, &embeddings);
+    const ds_executor_stats answers = executor_stats(x->server);
+    const ds_executor_stats embeddings = embedding_stats(x->server);
+    const ds_executor_stats all = sum_of(answers, &embeddings);
     const double oldest_s = ds_watch_oldest_s(x->server), now_s = ds_clock_s();
     const bool stalled = ds_metrics_stalled(&answers, oldest_s, now_s) ||
                          ds_metrics_stalled(&embeddings, oldest_s, now_s);
@@ -154,7 +158,8 @@ static enum MHD_Result get_ready(ds_exchange *x) {
 }
 
 static enum MHD_Result get_metrics(ds_exchange *x) {
-    const ds_executor_stats stats = all_stats(x->server);
+    const ds_executor_stats embeddings = embedding_stats(x->server);
+    const ds_executor_stats stats = sum_of(executor_stats(x->server), &embeddings);
     ds_text text = {0};
     ds_metrics_write(&x->server->metrics, &stats, &text);
     return send_text(x, 200, "text/plain; version=0.0.4; charset=utf-8", &text);
