@@ -15,6 +15,7 @@
 #include "deepseek/models.h"
 #include "deepseek/optim.h"
 #include "train/checkpoint.h"
+#include "support.h"
 
 typedef enum figure {
     SNAPSHOT, /* what training waits for when writing is asynchronous: a copy */
@@ -42,13 +43,6 @@ typedef struct bench {
     char folder[PATH_MAX - 64]; /* made below the one given, and removed */
     double seconds[FIGURES][MOST_ROUNDS];
 } bench;
-
-static void check(ds_status status) {
-    if (status != DS_OK) {
-        fprintf(stderr, "bench_checkpoint: %s\n", ds_error());
-        exit(1);
-    }
-}
 
 static void check_call(long result, const char *call) {
     if (result < 0) {

@@ -19,9 +19,9 @@
 #include "backend/cpu/limits.h"
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "base/error.h"
 #include "base/rng.h"
 #include "infer/model.h"
+#include "support.h"
 
 typedef struct bench {
     ds_model *model;
@@ -39,13 +39,6 @@ typedef struct clock {
     int64_t n;
 } clock_of_tokens;
 
-static void check(ds_status status) {
-    if (status == DS_OK)
-        return;
-    fprintf(stderr, "bench_generate: %s\n", ds_error());
-    exit(1);
-}
-
 /* ---- the model ------------------------------------------------------------------------------- */
 
 /* Of parameters; read: at each token, which is all but an embedding that is only looked up in. */
@@ -62,7 +55,7 @@ static size_t weight_bytes(const bench *b, bool read) {
     return total;
 }
 
-/* The type asked for, else that of most weights. */
+/* The type of most weights. */
 static const char *stored_as(const bench *b) {
     const ds_state *state = ds_model_get_state(b->model);
     size_t bytes[DS_DTYPES] = {0};
@@ -199,7 +192,8 @@ static void run_resident(const bench *b) {
 
 /* ---- main ------------------------------------------------------------------------------------ */
 
-static bool run_case(bench *b, const char *line) {
+static bool run_case(void *context, const char *line) {
+    bench *b = context;
     char name[16] = "";
     long long n = 0;
     const int found = sscanf(line, "%15s %lld", name, &n);
@@ -213,7 +207,6 @@ static bool run_case(bench *b, const char *line) {
         run_resident(b);
     else
         return false;
-    fflush(stdout);
     return true;
 }
 
@@ -236,22 +229,14 @@ int main(int argc, char **argv) {
         default: usable = false;
         }
     if (!usable || optind + 1 != argc) {
-        fputs("usage: bench_generate MODEL [--name NAME] [--threads N] [--dtype NAME] "
+        fputs("usage: bench_generate MODEL [--name NAME] [--threads N] [--dtype D] "
               "[--precision fp32|bf16]\n",
               stderr);
         return 2;
     }
     bench b = {0};
     open_bench(&b, argv[optind], name, &opts, precision);
-    puts("ready");
-    fflush(stdout);
-    char line[64];
-    int failed = 0;
-    while (!failed && fgets(line, sizeof line, stdin))
-        if (!run_case(&b, line)) {
-            fprintf(stderr, "bench_generate: no such case: %s", line);
-            failed = 2;
-        }
+    const int failed = answer_cases(run_case, &b);
     if (b.memory)
         ds_pages_free(b.memory, (size_t)b.n_memory * sizeof(float));
     ds_async_executor_free(b.executor);

@@ -13,13 +13,7 @@
 #include "base/rng.h"
 #include "deepseek/compile.h"
 #include "graph/ops/ops.h"
-
-static void check(ds_status status) {
-    if (status != DS_OK) {
-        fprintf(stderr, "bench_kernels: %s\n", ds_error());
-        exit(1);
-    }
-}
+#include "support.h"
 
 /* ---- inputs ---------------------------------------------------------------------------------- */
 

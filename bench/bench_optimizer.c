@@ -10,13 +10,7 @@
 #include "deepseek/compile.h"
 #include "deepseek/models.h"
 #include "graph/ops/ops.h"
-
-static void check(ds_status status) {
-    if (status == DS_OK)
-        return;
-    fprintf(stderr, "bench_optimizer: %s\n", ds_error());
-    exit(1);
-}
+#include "support.h"
 
 /* The parameters of a model, as nodes of g. */
 static int add_params(ds_graph *g, const ds_model_config *config, ds_node **out, int capacity) {

@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/error.h"
 #include "base/file.h"
 #include "base/half.h"
 #include "base/rng.h"
 #include "base/text.h"
 #include "deepseek/safetensors.h"
+#include "support.h"
 
 typedef struct shape {
     const char *name;
@@ -38,13 +38,6 @@ typedef struct tensors {
     size_t n;
     ds_dtype dtype;
 } tensors;
-
-static void check(ds_status status) {
-    if (status == DS_OK)
-        return;
-    fprintf(stderr, "bench_random_model: %s\n", ds_error());
-    exit(1);
-}
 
 static void add(tensors *t, const char *prefix, const char *name, int64_t rows, int64_t columns) {
     snprintf(t->names[t->n], NAME, "%s%s.weight", prefix, name);

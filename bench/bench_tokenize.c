@@ -1,9 +1,9 @@
 /* Learning a vocabulary and encoding with it:
  *     bench_tokenize TEXT TOKENIZER [--threads N]  < CASES
  * A case is a line; each is answered by one line of JSON:
- *     train N    a byte-level BPE vocabulary of N tokens is learned from the file TEXT, by all
- * threads encode     TEXT, a piece of some 4 KiB after the other, is encoded by TOKENIZER on one
- * core Prints "ready" first (bench_in_turn). */
+ *     train N    learns a byte-level BPE vocabulary of N tokens from the file TEXT, by all threads
+ *     encode     encodes TEXT by TOKENIZER on one core, a piece of some 4 KiB after the other
+ * Prints "ready" first (bench_in_turn). */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "deepseek/tokenizer.h"
+#include "support.h"
 
 enum { PIECE_BYTES = 4096 }; /* at least, up to the end of the line */
 
@@ -22,13 +23,6 @@ typedef struct bench {
     ds_tokenizer *tokenizer;
     int threads;
 } bench;
-
-static void check(ds_status status) {
-    if (status == DS_OK)
-        return;
-    fprintf(stderr, "bench_tokenize: %s\n", ds_error());
-    exit(1);
-}
 
 /* tokens: of the vocabulary, or of the text. */
 static void print_case(const bench *b, const char *name, int64_t tokens, double seconds) {
@@ -73,7 +67,8 @@ static void run_encode(const bench *b) {
     print_case(b, "encode", tokens, ds_clock_s() - start);
 }
 
-static bool run_case(const bench *b, const char *line) {
+static bool run_case(void *context, const char *line) {
+    const bench *b = context;
     char name[16] = "";
     long long n = 0;
     const int found = sscanf(line, "%15s %lld", name, &n);
@@ -83,7 +78,6 @@ static bool run_case(const bench *b, const char *line) {
         run_encode(b);
     else
         return false;
-    fflush(stdout);
     return true;
 }
 
@@ -103,15 +97,7 @@ int main(int argc, char **argv) {
     b.path = argv[optind];
     check(ds_file_read(b.path, (size_t)1 << 30, &b.text, &b.size));
     check(ds_tokenizer_load(argv[optind + 1], &b.tokenizer));
-    puts("ready");
-    fflush(stdout);
-    char line[64];
-    int failed = 0;
-    while (!failed && fgets(line, sizeof line, stdin))
-        if (!run_case(&b, line)) {
-            fprintf(stderr, "bench_tokenize: no such case: %s", line);
-            failed = 2;
-        }
+    const int failed = answer_cases(run_case, &b);
     ds_tokenizer_free(b.tokenizer);
     free(b.text);
     return failed;

@@ -17,6 +17,7 @@
 #include "deepseek/compile.h"
 #include "deepseek/models.h"
 #include "deepseek/optim.h"
+#include "support.h"
 
 static const char USAGE[] =
     "usage: bench_train_step PRESET BATCH SEQ_LEN fp32|bf16|fp16 [--steps N] [--threads N]\n"
@@ -43,13 +44,6 @@ typedef struct bench {
 typedef struct seconds {
     double step, update;
 } seconds;
-
-static void check(ds_status status) {
-    if (status != DS_OK) {
-        fprintf(stderr, "bench_train_step: %s\n", ds_error());
-        exit(1);
-    }
-}
 
 /* ---- arguments ------------------------------------------------------------------------------- */
 
