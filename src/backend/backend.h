@@ -64,7 +64,7 @@ struct ds_backend {
 typedef ds_status ds_backend_opener(ds_backend_opts opts, ds_backend **out);
 ds_backend_opener ds_backend_open_ref, ds_backend_open_cpu;
 
-void ds_backend_rest(ds_backend *b); /* see rest */
+void ds_backend_rest(ds_backend *b); /* ops->rest, where there is one */
 
 /* ref/ref.c: runs op->reference on host tensors of any dtype and strides. The kernel that every
  * host backend falls back to. */

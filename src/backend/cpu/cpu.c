@@ -85,7 +85,7 @@ static void close_cpu(ds_backend *b) {
 }
 
 /* libgomp counts the threads of all teams of the process; where they are more than the processors,
- * threads sleep at every barrier instead of waiting for it, which is thirty times slower. */
+ * threads sleep at every barrier instead of waiting for it. */
 static void rest(ds_backend *b) {
     (void)b;
     omp_pause_resource_all(omp_pause_soft);
