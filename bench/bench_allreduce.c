@@ -32,8 +32,7 @@ static void give_up(const char *what) {
     exit(1);
 }
 
-/* ---- what is measured -------------------------------------------------------------------------
- */
+/* ---- what is measured ------------------------------------------------------------------------ */
 
 static void ours(bench *b, size_t size_bytes) {
     if (ds_comm_all_reduce(b->comm, b->data, b->data, (int64_t)(size_bytes / 4), DS_F32,
@@ -96,8 +95,7 @@ static void join_loopback(bench *b) {
     fcntl(b->fd, F_SETFL, O_NONBLOCK);
 }
 
-/* ---- measuring ---------------------------------------------------------------------------------
- */
+/* ---- measuring ------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;

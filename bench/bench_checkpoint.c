@@ -51,8 +51,7 @@ static void check_call(long result, const char *call) {
     }
 }
 
-/* ---- plain system calls -----------------------------------------------------------------------
- */
+/* ---- plain system calls ---------------------------------------------------------------------- */
 
 /* Drops what is written from the cache, where the file system lets it be dropped. */
 static void drop_pages(const char *path) {
@@ -100,8 +99,7 @@ static double copy(const bench *b) {
     return ds_clock_s() - start;
 }
 
-/* ---- the library ------------------------------------------------------------------------------
- */
+/* ---- the library ----------------------------------------------------------------------------- */
 
 static ds_checkpoint_stats write_checkpoint(const bench *b, bool async, double *waited_s) {
     const ds_checkpoint_file files[] = {{"trainer.json", "{}"}}; /* every checkpoint has one */
@@ -154,8 +152,7 @@ static void run_round(bench *b, int round) {
     unlink(raw);
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 /* The state of a training run: parameters drawn, AdamW's moments zero. */
 static void set_up(bench *b, const char *preset, ds_backend **backend) {

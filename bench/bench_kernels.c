@@ -103,8 +103,7 @@ static void output_results(task *t, ds_node *node, int n) {
         ds_graph_output(t->g, names[i], ds_node_result(node, i));
 }
 
-/* ---- the kernels ------------------------------------------------------------------------------
- */
+/* ---- the kernels ----------------------------------------------------------------------------- */
 
 #define DIMS(...)                                                                                  \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                       \
@@ -248,8 +247,7 @@ static const struct kernel {
     {"adamw", 1, "", "", build_adamw},
 };
 
-/* ---- one case ---------------------------------------------------------------------------------
- */
+/* ---- one case -------------------------------------------------------------------------------- */
 
 static void read_case(char *line, task *t, sizes *s, const struct kernel **kernel) {
     char *place = NULL, *word = strtok_r(line, " \n", &place);

@@ -123,8 +123,7 @@ ds_status ds_checkpoint_read_file(const char *path, const char *name, char **out
     return ds_file_read(full, (size_t)64 << 20, out, NULL);
 }
 
-/* ---- verifying ----------------------------------------------------------------------------------
- */
+/* ---- verifying ------------------------------------------------------------------------------- */
 
 static const char *const required[] = {"model.safetensors", "optimizer.safetensors",
                                        "trainer.json"};

@@ -54,8 +54,7 @@ struct ds_gguf {
     size_t n_tensors, tensor_capacity;
 };
 
-/* ---- reading bytes ----------------------------------------------------------------------------
- */
+/* ---- reading bytes --------------------------------------------------------------------------- */
 
 typedef struct reader {
     ds_gguf *g;
@@ -102,8 +101,7 @@ static ds_status take_name(reader *r, const char **out, const char *what) {
     return DS_OK;
 }
 
-/* ---- values -----------------------------------------------------------------------------------
- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static ds_status skip_strings(reader *r, size_t n, const char *key) {
     for (size_t i = 0; i < n; i++) {
@@ -255,8 +253,7 @@ double ds_gguf_number(const ds_gguf_numbers *list, size_t i) {
     return number_at(list->kind, list->data + i * kind_bytes[list->kind]);
 }
 
-/* ---- tensors ----------------------------------------------------------------------------------
- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static ds_status take_dims(reader *r, ds_gguf_tensor *t, uint64_t *elements) {
     uint32_t rank = 0;
@@ -352,8 +349,7 @@ const ds_gguf_tensor *ds_gguf_find(const ds_gguf *g, const char *name) {
                : NULL;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static ds_status take_version(reader *r) {
     unsigned char magic[4] = {0};

@@ -32,8 +32,7 @@ static void decode_bf16(const unsigned char *b, float *out) {
     *out = ds_bf16_to_f32(h);
 }
 
-/* ---- 32 elements ------------------------------------------------------------------------------
- */
+/* ---- 32 elements ----------------------------------------------------------------------------- */
 
 static void decode_q8_0(const unsigned char *b, float *out) {
     const float d = half_at(b);
@@ -76,8 +75,7 @@ static void decode_q5_1(const unsigned char *b, float *out) {
         out[i] = d * (float)five_bits(b + 4, b + 8, i) + m;
 }
 
-/* ---- 256 elements -----------------------------------------------------------------------------
- */
+/* ---- 256 elements ---------------------------------------------------------------------------- */
 
 static void decode_q2_k(const unsigned char *b, float *out) {
     const unsigned char *scales = b, *quants = b + 16;
@@ -157,8 +155,7 @@ static void decode_q6_k(const unsigned char *b, float *out) {
             }
 }
 
-/* ---- the table --------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static const ds_gguf_type types[] = {
     {0, "F32", 1, 4, decode_f32},

@@ -346,8 +346,7 @@ void ds_fabric_abandon(ds_fabric *f, const void *owner) {
     pthread_mutex_unlock(&f->lock);
 }
 
-/* ---- beginning and end ------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 ds_status ds_fabric_new(ds_fabric_opts opts, ds_transport *transport, ds_membership *membership,
                         ds_fabric **out) {

@@ -40,8 +40,7 @@ static void note_abort(liveness *l, ds_status status, const char *reason) {
     atomic_store(&l->base.aborted, true);
 }
 
-/* ---- the thread --------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static ds_status send_beat(liveness *l) {
     pthread_mutex_lock(&l->lock);
@@ -133,8 +132,7 @@ static void *live(void *context) {
     return NULL;
 }
 
-/* ---- membership --------------------------------------------------------------------------------
- */
+/* ---- membership ------------------------------------------------------------------------------ */
 
 static void publish(ds_membership *m, const ds_whereabouts *here) {
     liveness *l = (liveness *)m;

@@ -7,8 +7,7 @@
 #include <stddef.h>
 #include "comm/membership.h"
 
-/* ---- server (store_server.c) ------------------------------------------------------------------
- */
+/* ---- server (store_server.c) ----------------------------------------------------------------- */
 
 typedef struct ds_store_server ds_store_server;
 
@@ -30,8 +29,7 @@ ds_status ds_store_server_reason(ds_store_server *server, char reason[DS_ABORT_T
 /* Ends it, once all ranks that came have left, or after patience_s. */
 void ds_store_server_stop(ds_store_server *server, double patience_s);
 
-/* ---- client (store.c) --------------------------------------------------------------------------
- */
+/* ---- client (store.c) ------------------------------------------------------------------------ */
 
 typedef struct ds_store ds_store;
 
@@ -56,8 +54,7 @@ struct ds_frame;
 ds_status ds_store_send(ds_store *store, const struct ds_frame *frame);
 ds_status ds_store_receive(ds_store *store, double timeout_s, struct ds_frame *out);
 
-/* ---- membership (liveness.c) --------------------------------------------------------------------
- */
+/* ---- membership (liveness.c) ----------------------------------------------------------------- */
 
 /* Announces this rank and keeps it alive by a thread of its own, which also hears of aborts.
  * `store` answers questions and is closed with the membership. */

@@ -109,8 +109,7 @@ static bool talk_to(connection *c) {
     return !c->closing;
 }
 
-/* ---- the thread --------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static void serve_connections(ds_store_server *s, const struct pollfd *polled) {
     for (size_t i = s->n; i-- > 0;)
@@ -172,8 +171,7 @@ static void wake(ds_store_server *s) {
     (void)written;
 }
 
-/* ---- beginning and end -------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 static void release(ds_store_server *s) {
     while (s->n > 0)

@@ -87,8 +87,7 @@ static bool set(ds_store_table *t, const ds_frame *f) {
     return true;
 }
 
-/* ---- answers ----------------------------------------------------------------------------------
- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void reply(ds_text *out, ds_frame_op op) {
     ds_frame_append(out, (ds_frame){.op = (uint8_t)op});
@@ -230,8 +229,7 @@ void ds_store_table_update(ds_store_table *t, ds_store_visitor *v, double now_s,
     v->told = true;
 }
 
-/* ---- verdicts ---------------------------------------------------------------------------------
- */
+/* ---- verdicts -------------------------------------------------------------------------------- */
 
 void ds_store_table_abort(ds_store_table *t, ds_status status, const char *reason) {
     if (t->status != DS_OK || status == DS_OK)

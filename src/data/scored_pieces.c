@@ -23,8 +23,7 @@ ds_status ds_scored_add(ds_scored_vocab *v, const char *bytes, size_t length, fl
     return DS_OK;
 }
 
-/* ---- merges -----------------------------------------------------------------------------------
- */
+/* ---- merges ---------------------------------------------------------------------------------- */
 
 static int by_bytes(const void *a, const void *b) {
     const ds_scored_piece *x = a, *y = b;
@@ -96,8 +95,7 @@ static float score_of(const ds_scored_vocab *v, const ds_scored_piece *p) {
     return (float)p->length * most - 0.1f; /* SentencePiece's formula */
 }
 
-/* ---- the file ---------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 void ds_json_put_added(ds_text *json, const char *name, size_t length, int32_t id, bool special,
                        bool first) {

@@ -11,8 +11,7 @@
 #include "data/scored_pieces.h"
 #include "data/tokenizer.h"
 
-/* ---- patterns of words ------------------------------------------------------------------------
- */
+/* ---- patterns of words ----------------------------------------------------------------------- */
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 /* of GPT-4's make: contractions in any case, and digits in groups of their own */
@@ -84,8 +83,7 @@ static ds_status find_pre_tokenizer(const ds_gguf *g, int *out) {
     return status;
 }
 
-/* ---- the list of tokens -----------------------------------------------------------------------
- */
+/* ---- the list of tokens ---------------------------------------------------------------------- */
 
 typedef struct vocabulary {
     const ds_gguf *g;
@@ -151,8 +149,7 @@ static void put_marks(const vocabulary *v, bool begins, bool ends, ds_text *json
         ds_json_put_marks(json, begin, n_begin, end, n_end);
 }
 
-/* ---- byte-level BPE ---------------------------------------------------------------------------
- */
+/* ---- byte-level BPE -------------------------------------------------------------------------- */
 
 static ds_status put_added(const vocabulary *v, ds_text *json) {
     ds_gguf_strings list = v->tokens;
@@ -231,8 +228,7 @@ static ds_status put_bpe(const vocabulary *v, ds_text *json) {
     return DS_OK;
 }
 
-/* ---- SentencePiece ----------------------------------------------------------------------------
- */
+/* ---- SentencePiece --------------------------------------------------------------------------- */
 
 static ds_status put_scored(const vocabulary *v, bool is_unigram, ds_text *json) {
     ds_gguf_strings list = v->tokens;
@@ -275,8 +271,7 @@ static ds_status put_t5(const vocabulary *v, ds_text *json) {
     return put_scored(v, true, json);
 }
 
-/* ---- WordPiece --------------------------------------------------------------------------------
- */
+/* ---- WordPiece ------------------------------------------------------------------------------- */
 
 /* llama.cpp writes "▁the" for "the", "ing" for "##ing", and leaves "[CLS]" as it is: turned back,
  * they are the lines of a vocab.txt. */
@@ -307,8 +302,7 @@ static ds_status put_bert(const vocabulary *v, ds_text *json) {
     return status;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;

@@ -99,8 +99,7 @@ static ds_status map_characters(const ds_normaliser *step, ds_matcher *m, const 
     return DS_OK;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 /* White space is looked for at the ends only, so invalid bytes between do no harm. */
 static ds_status strip(const ds_normaliser *step, ds_matcher *m, const char *text, size_t n,

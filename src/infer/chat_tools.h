@@ -34,8 +34,7 @@ bool ds_tools_answer_within(const ds_tool_style *style);
 /* Begins a call where the answer must be one. */
 void ds_tools_put_opening(const ds_tool_style *style, ds_chat_rendering *r);
 
-/* ---- answers -----------------------------------------------------------------------------------
- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 /* What follows such an opening: a call of one of the tools [array], with arguments that its schema
  * allows. DS_INVALID and DS_UNSUPPORTED name the tool and the keyword. */

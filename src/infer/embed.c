@@ -74,8 +74,7 @@ void ds_embedder_free(ds_embedder *e) {
     free(e);
 }
 
-/* ---- one batch --------------------------------------------------------------------------------
- */
+/* ---- one batch ------------------------------------------------------------------------------- */
 
 static ds_status program_of(ds_model *m, ds_embedder *e, int class, int log2_batch,
                             ds_program **out) {
@@ -172,8 +171,7 @@ static ds_status run_batch(const job *j, size_t from, size_t n, int class, int l
     return DS_OK;
 }
 
-/* ---- many texts -------------------------------------------------------------------------------
- */
+/* ---- many texts ------------------------------------------------------------------------------ */
 
 static int class_of(const ds_embedder *e, size_t n_tokens) {
     int class = 0;

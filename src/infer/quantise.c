@@ -45,8 +45,7 @@ typedef struct job {
     ds_quantise_report *report;
 } job;
 
-/* ---- options ----------------------------------------------------------------------------------
- */
+/* ---- options --------------------------------------------------------------------------------- */
 
 static ds_status check_options(const ds_quantise_opts *o, ds_weight_format *format) {
     *format = (ds_weight_format){.bits = o->bits ? o->bits : 8,
@@ -71,8 +70,7 @@ static ds_status check_options(const ds_quantise_opts *o, ds_weight_format *form
     return DS_OK;
 }
 
-/* ---- calibration ------------------------------------------------------------------------------
- */
+/* ---- calibration ----------------------------------------------------------------------------- */
 
 static ds_status read_calibration(job *j) {
     enum { MOST_BYTES = 1 << 28, USUAL_TOKENS = 8192 };
@@ -116,8 +114,7 @@ static ds_status weight_ranges(const ds_calibrated *p, float *most, void *contex
     return DS_OK;
 }
 
-/* ---- plan -------------------------------------------------------------------------------------
- */
+/* ---- plan ------------------------------------------------------------------------------------ */
 
 static item *item_of(const job *j, const ds_safetensor *t) {
     for (size_t i = 0; i < j->n_items; i++)
@@ -231,8 +228,7 @@ static ds_status plan(job *j) {
     return plan_entries(j);
 }
 
-/* ---- tensors ----------------------------------------------------------------------------------
- */
+/* ---- tensors --------------------------------------------------------------------------------- */
 
 static ds_status put(job *j, size_t entry, const void *data, size_t size_bytes) {
     return ds_safetensors_writer_write(j->writer, entry, 0, data, size_bytes);
@@ -347,8 +343,7 @@ static ds_status put_tensors(job *j) {
     return DS_OK;
 }
 
-/* ---- the folder -------------------------------------------------------------------------------
- */
+/* ---- the folder ------------------------------------------------------------------------------ */
 
 static bool is_of_this_library(const job *j) {
     for (size_t i = 0; i < j->n_items; i++)

@@ -52,8 +52,7 @@ ds_status ds_live_request_new(const ds_request *request, int64_t longest, int64_
                               ds_live_request **out);
 void ds_live_request_free(ds_live_request *r);
 
-/* ---- lists: higher priority first, then the older one ------------------------------------------
- */
+/* ---- lists: higher priority first, then the older one ---------------------------------------- */
 
 /* A request that has waited for so many steps goes before newer ones of the next higher priority,
  * so that none waits for ever. */

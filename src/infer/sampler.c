@@ -76,8 +76,7 @@ static int32_t draw_any(const float *logits, int64_t n, ds_weight_scale scale, d
     return (int32_t)last;
 }
 
-/* ---- candidates, likeliest first -------------------------------------------------------------
- */
+/* ---- candidates, likeliest first ------------------------------------------------------------- */
 
 typedef struct candidate {
     double weight;

@@ -10,8 +10,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-/* ---- factors ----------------------------------------------------------------------------------
- */
+/* ---- factors --------------------------------------------------------------------------------- */
 
 /* Columns that nothing goes through, in or out, stay as they are. */
 static float factor_of(float x, float w, float alpha) {
@@ -52,8 +51,7 @@ static ds_status choose_factor(const ds_calibration *c, size_t first, float alph
     return status;
 }
 
-/* ---- outliers ---------------------------------------------------------------------------------
- */
+/* ---- outliers -------------------------------------------------------------------------------- */
 
 static int by_size(const void *a, const void *b) {
     const float x = *(const float *)a, y = *(const float *)b;

@@ -48,8 +48,7 @@ typedef struct launch {
     double failed_s;
 } launch;
 
-/* ---- notes ------------------------------------------------------------------------------------
- */
+/* ---- notes ----------------------------------------------------------------------------------- */
 
 static void note(launch *l, const char *fmt, ...) DS_PRINTF(2, 3);
 
@@ -93,8 +92,7 @@ static void read_stream(launch *l, child *c, int stream) {
     }
 }
 
-/* ---- starting ----------------------------------------------------------------------------------
- */
+/* ---- starting -------------------------------------------------------------------------------- */
 
 static void set_number(const char *name, int value) {
     char text[16];
@@ -175,8 +173,7 @@ static ds_status start_child(launch *l, int local_rank) {
     return status;
 }
 
-/* ---- ending ------------------------------------------------------------------------------------
- */
+/* ---- ending ---------------------------------------------------------------------------------- */
 
 static void signal_all(launch *l, int signal, bool groups) {
     for (int i = 0; i < l->opts.n_processes; i++)
@@ -279,8 +276,7 @@ static void press(launch *l) {
     }
 }
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static void heed_signals(launch *l) {
     struct signalfd_siginfo info;
@@ -334,8 +330,7 @@ static ds_status run(launch *l) {
     return status;
 }
 
-/* ---- beginning and end --------------------------------------------------------------------------
- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 static ds_status choose_token(launch *l) {
     if (l->opts.token) {

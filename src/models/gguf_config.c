@@ -118,8 +118,7 @@ static ds_status read_key(const ds_gguf *g, const key *k, ds_model_config *out) 
                : ds_fail(DS_INVALID, "%s: \"%s\" is not a number", ds_gguf_path(g), name);
 }
 
-/* ---- rotary positions -------------------------------------------------------------------------
- */
+/* ---- rotary positions ------------------------------------------------------------------------ */
 
 static ds_status read_scaling(const ds_gguf *g, ds_model_config *c) {
     char name[KEY_SIZE];
@@ -205,8 +204,7 @@ static ds_status read_rope(const ds_gguf *g, ds_model_config *c) {
     return read_divisors(g, c);
 }
 
-/* ---- what the tensors tell --------------------------------------------------------------------
- */
+/* ---- what the tensors tell ------------------------------------------------------------------- */
 
 static bool has(const ds_gguf *g, const char *name) {
     return ds_gguf_find(g, name) != NULL;

@@ -55,8 +55,7 @@ static ds_status add_buffer(ds_plan *p, size_t size_bytes, int step, bool host, 
     return DS_OK;
 }
 
-/* ---- what is derived from parameters alone ------------------------------------------------------
- */
+/* ---- what is derived from parameters alone --------------------------------------------------- */
 
 static void mark_derived(const ds_graph *g, const bool *needed, bool *derived) {
     for (size_t i = 0; i < g->n_nodes; i++) {
@@ -70,8 +69,7 @@ static void mark_derived(const ds_graph *g, const bool *needed, bool *derived) {
     }
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 /* An assign of a value that nothing else reads: its maker writes into the variable itself. */
 static const ds_node *direct_source(const ds_node *assign, const int *n_uses, const bool *derived) {
@@ -120,8 +118,7 @@ static ds_status list_steps(ds_plan *p, const bool *needed, const int *n_uses,
     return DS_OK;
 }
 
-/* ---- places -------------------------------------------------------------------------------------
- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 static void place_leaf(ds_plan *p, const ds_node *x) {
     const bool is_input = x->op == &ds_op_input || x->op == &ds_op_seed;
@@ -180,8 +177,7 @@ static ds_status place_values(ds_plan *p, const bool *needed, const bool *derive
     return DS_OK;
 }
 
-/* ---- in place -----------------------------------------------------------------------------------
- */
+/* ---- in place -------------------------------------------------------------------------------- */
 
 /* x covers its buffer, row-major, so that a result of the same size may be written over it. */
 static const ds_node *whole(const ds_node *x) {
@@ -237,8 +233,7 @@ static void share_with_input(ds_plan *p, ds_backend *backend, int step) {
     }
 }
 
-/* ---- packing ------------------------------------------------------------------------------------
- */
+/* ---- packing --------------------------------------------------------------------------------- */
 
 typedef struct sort_key {
     size_t size_bytes;

@@ -10,8 +10,7 @@
 #include "passes/passes.h"
 #include "program/program.h"
 
-/* ---- passes -------------------------------------------------------------------------------------
- */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 typedef struct pipeline {
     const ds_compile_opts *opts;
@@ -75,8 +74,7 @@ static ds_status run_passes(pipeline *p, const ds_graph *model, const ds_state *
     return advance(p, "contiguous", ds_pass_contiguous(p->g, backend));
 }
 
-/* ---- report -------------------------------------------------------------------------------------
- */
+/* ---- report ---------------------------------------------------------------------------------- */
 
 static void report_leaves(ds_program *p) {
     for (size_t i = 0; i < p->graph->n_nodes; i++) {
@@ -147,8 +145,7 @@ static ds_status make_report(ds_program *p) {
     return DS_OK;
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static ds_status allocate_step(ds_program *p, int s) {
     ds_step *step = &p->steps[s];

@@ -13,8 +13,7 @@
 #include "base/error.h"
 #include "graph/ops/ops.h"
 
-/* ---- working memory -----------------------------------------------------------------------------
- */
+/* ---- working memory -------------------------------------------------------------------------- */
 
 ds_status ds_working_memory_new(ds_backend *backend, const char *host_folder,
                                 ds_working_memory **out) {
@@ -109,8 +108,7 @@ void ds_program_free(ds_program *p) {
     free(p);
 }
 
-/* ---- binding ------------------------------------------------------------------------------------
- */
+/* ---- binding --------------------------------------------------------------------------------- */
 
 static ds_tensor *tensor_of(const ds_program *p, const ds_node *x) {
     if (x->op == &ds_op_result)
@@ -181,8 +179,7 @@ void ds_program_bind(ds_program *p) {
     p->bound_generation = p->memory ? p->memory->generation : 0;
 }
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static ds_status run_step(ds_program *p, const ds_step *step) {
     const ds_kernel_args args = {
@@ -279,8 +276,7 @@ const ds_memory_report *ds_program_memory(const ds_program *p) {
     return &p->report;
 }
 
-/* ---- profile ------------------------------------------------------------------------------------
- */
+/* ---- profile --------------------------------------------------------------------------------- */
 
 void ds_program_profile(ds_program *p, bool enable) {
     free(p->profile);

@@ -170,8 +170,7 @@ size_t ds_state_size(const ds_state *state) {
     return total;
 }
 
-/* ---- first values ------------------------------------------------------------------------------
- */
+/* ---- first values ---------------------------------------------------------------------------- */
 
 enum { CHUNK = 1 << 20 }; /* elements drawn on the host at a time; a multiple of 4 */
 
@@ -268,8 +267,7 @@ ds_status ds_state_init(ds_state *state, uint64_t seed) {
     return DS_OK;
 }
 
-/* ---- reading and writing -----------------------------------------------------------------------
- */
+/* ---- reading and writing --------------------------------------------------------------------- */
 
 static ds_status find_entry(const ds_state *state, const char *name, entry **out) {
     const int64_t i = ds_state_find(state, name);
@@ -347,8 +345,7 @@ ds_status ds_state_write_at(ds_state *state, const char *name, size_t offset_byt
     return write_part(state, e, offset_bytes, data, size_bytes);
 }
 
-/* ---- parameters as their files have them ------------------------------------------------------
- */
+/* ---- parameters as their files have them ----------------------------------------------------- */
 
 ds_status ds_state_declare_stored(ds_state *state, const ds_node *param, ds_dtype dtype) {
     if (ds_state_find(state, param->name) >= 0)

@@ -15,8 +15,7 @@
 #include "infer/model.h"
 #include "serve/exchange.h"
 
-/* ---- the request ------------------------------------------------------------------------------
- */
+/* ---- the request ----------------------------------------------------------------------------- */
 
 typedef struct reading {
     json_t *root;
@@ -143,8 +142,7 @@ void ds_embeddings_request_clear(ds_embeddings_request *r) {
     *r = (ds_embeddings_request){0};
 }
 
-/* ---- the answer -------------------------------------------------------------------------------
- */
+/* ---- the answer ------------------------------------------------------------------------------ */
 
 static void write_base64(const float *v, size_t n, ds_text *out) {
     unsigned char *text = ds_malloc(n * sizeof *v / 3 * 4 + 8); /* little-endian machines only */
@@ -203,8 +201,7 @@ void ds_embeddings_write(const ds_embeddings_request *r, const float *vectors, i
     free(quoted);
 }
 
-/* ---- the worker -------------------------------------------------------------------------------
- */
+/* ---- the worker ------------------------------------------------------------------------------ */
 
 enum { DEFAULT_QUEUE = 1024, TEXTS_AT_ONCE = 256 };
 

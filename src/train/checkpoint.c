@@ -86,8 +86,7 @@ ds_status ds_checkpoint_writer_new(const char *folder, int keep_last, bool async
     return DS_OK;
 }
 
-/* ---- the snapshot -------------------------------------------------------------------------------
- */
+/* ---- the snapshot ---------------------------------------------------------------------------- */
 
 static void forget_job(ds_checkpoint_writer *w) {
     for (size_t i = 0; i < w->n_entries; i++)
@@ -160,8 +159,7 @@ static ds_status take_snapshot(ds_checkpoint_writer *w, const ds_state *state, s
     return DS_OK;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* One tensor of a file: a part of an entry of the state. */
 typedef struct piece {
@@ -404,8 +402,7 @@ void ds_checkpoint_writer_free(ds_checkpoint_writer *w) {
     free(w);
 }
 
-/* ---- loading ------------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static ds_status check_tensor(const ds_safetensors_entry *want, const ds_safetensor *t) {
     bool same = t->dtype == want->dtype && t->rank == want->rank;

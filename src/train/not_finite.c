@@ -17,8 +17,7 @@ enum {
     MAX_NAMED = 8,    /* tensors in a message */
 };
 
-/* ---- which tensors ------------------------------------------------------------------------------
- */
+/* ---- which tensors --------------------------------------------------------------------------- */
 
 /* Index of the first value of a tensor that is not finite, or -1; the value itself. */
 static ds_status first_bad(const ds_trainer *t, const ds_state_entry *e, int64_t *at,
@@ -84,8 +83,7 @@ static ds_status blame(const ds_trainer *t) {
                    (long long)t->progress.step);
 }
 
-/* ---- what to do ---------------------------------------------------------------------------------
- */
+/* ---- what to do ------------------------------------------------------------------------------ */
 
 static const char ADVICE[] = "lower optimizer.learning_rate, clip by optimizer.grad_clip, or go on "
                              "from an earlier checkpoint (checkpoint.resume)";

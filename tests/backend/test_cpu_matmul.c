@@ -169,8 +169,7 @@ static void integer_products(void **unused) {
         }
 }
 
-/* ---- the product itself: sums added to c, operands with gaps ----------------------------------
- */
+/* ---- the product itself: sums added to c, operands with gaps --------------------------------- */
 
 static float *numbers(uint64_t seed, int64_t n) {
     float *x = malloc((size_t)n * sizeof *x);

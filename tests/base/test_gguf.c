@@ -95,8 +95,7 @@ static void values_are_found_by_their_keys(void **state) {
     ds_gguf_close(g);
 }
 
-/* ---- refusals ---------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 /* A file in memory, written piece by piece. */
 typedef struct bytes {

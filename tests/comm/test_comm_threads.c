@@ -151,8 +151,7 @@ static void test_groups_of_a_mesh(void **state) {
     run_ranks(3, PATIENT, some_ranks, NULL);
 }
 
-/* ---- in the background ------------------------------------------------------------------------
- */
+/* ---- in the background ----------------------------------------------------------------------- */
 
 /* Many calls under way at once, waited for in another order; with and without a helper thread. */
 static ds_status many_at_once(ds_comm *comm, void *context) {
@@ -196,8 +195,7 @@ static void test_calls_in_the_background(void **state) {
     }
 }
 
-/* ---- what goes wrong --------------------------------------------------------------------------
- */
+/* ---- what goes wrong ------------------------------------------------------------------------- */
 
 static ds_status differ(ds_comm *comm, void *context) {
     const int how = *(const int *)context, odd = ds_comm_rank(comm) == 2;

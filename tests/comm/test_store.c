@@ -173,8 +173,7 @@ static void test_aborts_and_whereabouts_over_tcp(void **state) {
     ds_store_server_stop(server, 5);
 }
 
-/* ---- who started us ----------------------------------------------------------------------------
- */
+/* ---- who started us -------------------------------------------------------------------------- */
 
 static void test_the_first_host_of_a_list_of_slurm(void **state) {
     (void)state;
@@ -200,8 +199,7 @@ static void test_the_first_host_of_a_list_of_slurm(void **state) {
     unsetenv("SLURM_STEP_NODELIST");
 }
 
-/* ---- lines -------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 static void collect(const char *line, size_t length, void *context) {
     ds_text_printf(context, "<%.*s>", (int)length, line);

@@ -167,8 +167,7 @@ static void llama2_is_sentencepieces(void **state) {
     ds_tokenizer_free(tok);
 }
 
-/* ---- vocabularies in GGUF files ---------------------------------------------------------------
- */
+/* ---- vocabularies in GGUF files -------------------------------------------------------------- */
 
 /* The vocabularies above in this format. */
 static void gguf_vocabularies_are_those_they_were_made_of(void **state) {
@@ -282,8 +281,7 @@ static void gguf_llama_gives_the_published_ids(void **state) {
     check_vectors("llama-spm");
 }
 
-/* ---- marks around a text ----------------------------------------------------------------------
- */
+/* ---- marks around a text --------------------------------------------------------------------- */
 
 static void expect_marked(const ds_tokenizer *tok, const char *text, size_t most,
                           const int32_t *wanted, size_t n_wanted) {
@@ -362,8 +360,7 @@ static void many_spaces_take_no_quadratic_time(void **state) {
     ds_tokenizer_free(tok);
 }
 
-/* ---- refusals ---------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void wrong_files_are_refused_by_name(void **state) {
     (void)state;

@@ -85,8 +85,7 @@ static void out(golden_case *c, const char *name, ds_node *x) {
     c->loss = c->loss ? ds_graph_add(c->g, c->loss, term) : term;
 }
 
-/* ---- the cases ----------------------------------------------------------------------------------
- */
+/* ---- the cases ------------------------------------------------------------------------------- */
 
 typedef struct recipe {
     const char *name;
@@ -377,8 +376,7 @@ static const recipe recipes[] = {
     {"moe_route", route, 0, 0, 0},
 };
 
-/* ---- running one --------------------------------------------------------------------------------
- */
+/* ---- running one ----------------------------------------------------------------------------- */
 
 static void compare(const golden_case *c, const char *what, const float *got,
                     const ds_safetensor *want) {
@@ -466,9 +464,7 @@ static void test_the_cpu_backend(void **state) {
     check_all("cpu");
 }
 
-/* ---- what has no golden
- * --------------------------------------------------------------------------
- */
+/* ---- what has no golden ---------------------------------------------------------------------- */
 
 /* Ops that PyTorch has no counterpart for, or that another test compares. */
 static const struct {

@@ -22,8 +22,7 @@
         __VA_ARGS__                                                                                \
     }
 
-/* ---- refusals -----------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 /* A call that must be refused, and what the message must hold besides the scope. */
 typedef struct refusal {
@@ -302,8 +301,7 @@ static void test_null_where_nothing_failed(void **state) {
     ds_graph_free(g);
 }
 
-/* ---- costs --------------------------------------------------------------------------------------
- */
+/* ---- costs ----------------------------------------------------------------------------------- */
 
 static double attention_flops(int64_t tokens, int64_t keys, int64_t dim, int64_t v_dim,
                               ds_attention_opts opts) {
@@ -329,8 +327,7 @@ static void test_attention_cost_counts_seen_keys(void **state) {
     assert_true(attention_flops(3, 0, 8, 6, causal) == 0);
 }
 
-/* ---- empty axes ---------------------------------------------------------------------------------
- */
+/* ---- empty axes ------------------------------------------------------------------------------ */
 
 /* Sums of results over an axis of zero elements, forward and backward: nothing to compute, no
  * division by zero, and gradients of the right shape. */
@@ -415,8 +412,7 @@ static void test_nothing_to_see(void **state) {
     }
 }
 
-/* ---- memory runs out ----------------------------------------------------------------------------
- */
+/* ---- memory runs out ------------------------------------------------------------------------- */
 
 /* One block of a transformer with everything a language model has. */
 static ds_graph *small_model(void) {

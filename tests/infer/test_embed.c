@@ -184,8 +184,7 @@ static void test_gguf(void **state) {
     ds_model_free(folder);
 }
 
-/* ---- refusals ---------------------------------------------------------------------------------
- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 static void refuse(ds_model *m, ds_token_list text, const char *says) {
     float out[MOST_WIDTH];
@@ -248,8 +247,7 @@ static void test_what_folders_ask_for(void **state) {
               "outside");
 }
 
-/* ---- many threads -----------------------------------------------------------------------------
- */
+/* ---- many threads ---------------------------------------------------------------------------- */
 
 static void *embed_often(void *model) {
     const int32_t ids[] = {3, 1, 4, 1, 5};

@@ -211,8 +211,7 @@ static void bad_requests_are_refused(void **unused) {
     assert_non_null(strstr(ds_error(), "/tmp/b"));
 }
 
-/* ---- events, stop tokens, cancelling -----------------------------------------------------------
- */
+/* ---- events, stop tokens, cancelling --------------------------------------------------------- */
 
 typedef struct diary {
     pthread_mutex_t lock;
@@ -339,8 +338,7 @@ static void cancelled_requests_end(void **unused) {
     ds_model_free(m);
 }
 
-/* ---- hooks -----------------------------------------------------------------------------------
- */
+/* ---- hooks ----------------------------------------------------------------------------------- */
 
 typedef struct rules {
     int n_calls, n_events, n_wrong_tops;
@@ -422,8 +420,7 @@ static void hooks_decide_what_is_drawn(void **unused) {
     ds_model_free(m);
 }
 
-/* ---- many threads ------------------------------------------------------------------------------
- */
+/* ---- many threads ---------------------------------------------------------------------------- */
 
 enum { THREADS = 8, EACH = 1250 };
 

@@ -68,8 +68,7 @@ static void test_every_preset_is_sound(void **state) {
     assert_non_null(strstr(ds_error(), "deepseek-175b"));
 }
 
-/* ---- names and shapes -------------------------------------------------------------------------
- */
+/* ---- names and shapes ------------------------------------------------------------------------ */
 
 typedef struct expected_param {
     const char *name;
@@ -208,8 +207,7 @@ static void test_names_are_hugging_faces(void **state) {
     check_params(DS_BERT, bert, sizeof bert / sizeof *bert);
 }
 
-/* ---- configurations ---------------------------------------------------------------------------
- */
+/* ---- configurations -------------------------------------------------------------------------- */
 
 static void test_check_says_what_does_not_fit(void **state) {
     (void)state;
@@ -411,8 +409,7 @@ static void test_config_json_of_strangers(void **state) {
     assert_int_equal(ds_model_config_load("/nowhere", &c), DS_NOT_FOUND);
 }
 
-/* ---- loading ----------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 typedef struct llama2c_header {
     int32_t n[7]; /* width, inner, layers, heads, kv heads, vocabulary, tokens */
@@ -457,8 +454,7 @@ static void test_llama2c_header_is_checked(void **state) {
     assert_int_equal(load_bin(&quantised, right, &c), DS_UNSUPPORTED);
 }
 
-/* ---- size -------------------------------------------------------------------------------------
- */
+/* ---- size ------------------------------------------------------------------------------------ */
 
 static void test_175b_graph_is_small_and_quick(void **state) {
     (void)state;

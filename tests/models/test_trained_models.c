@@ -32,8 +32,7 @@ static void skip_without(const char *path) {
     }
 }
 
-/* ---- minGPT's sorter --------------------------------------------------------------------------
- */
+/* ---- minGPT's sorter ------------------------------------------------------------------------- */
 
 static const char SORTER[] = DS_ASSETS "/gpt_nano_sort";
 
@@ -162,8 +161,7 @@ static void test_sorter_partials(void **unused) {
     ds_safetensors_close(partials);
 }
 
-/* ---- generation -------------------------------------------------------------------------------
- */
+/* ---- generation ------------------------------------------------------------------------------ */
 
 typedef struct session {
     ds_model_config config;

@@ -117,8 +117,7 @@ static bool is_text(message m, const char *text) {
     return (size_t)(m.end - m.at) == strlen(text) && memcmp(m.at, text, strlen(text)) == 0;
 }
 
-/* ---- events: tensorflow/core/util/event.proto and framework/summary.proto ---------------------
- */
+/* ---- events: tensorflow/core/util/event.proto and framework/summary.proto -------------------- */
 
 static void read_tensor(story *s, message tensor) {
     for (field f; next_field(&tensor, &f);)

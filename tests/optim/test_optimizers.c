@@ -137,8 +137,7 @@ static size_t offset_in_snapshot(const fixture *f, const char *name) {
     return at;
 }
 
-/* ---- by hand ----------------------------------------------------------------------------------
- */
+/* ---- by hand --------------------------------------------------------------------------------- */
 
 static void test_adamw_first_step(void **state) {
     (void)state;
@@ -286,8 +285,7 @@ static void test_hidden_matrices(void **state) {
                          cases[i].hidden);
 }
 
-/* ---- every optimizer --------------------------------------------------------------------------
- */
+/* ---- every optimizer ------------------------------------------------------------------------- */
 
 static void check_bad_gradients(const char *backend) {
     const float bad[] = {NAN, INFINITY, -INFINITY, 3e38f}; /* the last overflows as a square */
@@ -530,8 +528,7 @@ static void test_programs_out_of_memory(void **state) {
     }
 }
 
-/* ---- building ---------------------------------------------------------------------------------
- */
+/* ---- building -------------------------------------------------------------------------------- */
 
 static void test_graph_from_state(void **state) {
     (void)state;

@@ -21,8 +21,7 @@
 #include "train/checkpoint.h"
 #include "train/trainer.h"
 
-/* ---- what a run says ----------------------------------------------------------------------------
- */
+/* ---- what a run says ------------------------------------------------------------------------- */
 
 static void assert_said(FILE *said, const char *wanted) {
     static char text[1 << 20];
@@ -32,8 +31,7 @@ static void assert_said(FILE *said, const char *wanted) {
         fail_msg("\"%s\" was not said, but: %s", wanted, text);
 }
 
-/* ---- not finite ---------------------------------------------------------------------------------
- */
+/* ---- not finite ------------------------------------------------------------------------------ */
 
 /* Sets one weight of the model, which spoils (NaN) or heals every gradient. */
 static float swap_weight(ds_trainer *t, float value) {
@@ -194,8 +192,7 @@ static void test_a_stuck_loss_scale_names_the_tensors(void **state) {
     ds_train_config_free(&config);
 }
 
-/* ---- checkpoints --------------------------------------------------------------------------------
- */
+/* ---- checkpoints ----------------------------------------------------------------------------- */
 
 static void test_a_full_disk_does_not_end_the_run(void **state) {
     (void)state;
@@ -323,8 +320,7 @@ static void test_damaged_checkpoints_are_set_aside(void **state) {
     ds_train_config_free(&config);
 }
 
-/* ---- a signal in the middle ---------------------------------------------------------------------
- */
+/* ---- a signal in the middle ------------------------------------------------------------------ */
 
 static ds_trainer *signalled;
 

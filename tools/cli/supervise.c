@@ -8,8 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- signals ------------------------------------------------------------------------------------
- */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t child;   /* its pid; 0: none */
 static volatile sig_atomic_t n_asked; /* in the parent: signals passed on; then no restart */
@@ -36,8 +35,7 @@ static void stop_signals(sigset_t *set) {
     sigaddset(set, SIGTERM);
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------
- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static double now(void) {
     struct timespec t;
@@ -69,8 +67,7 @@ static void describe(int status, char *out, size_t size) {
         snprintf(out, size, "ended with status %d", WEXITSTATUS(status));
 }
 
-/* ---- lives --------------------------------------------------------------------------------------
- */
+/* ---- lives ----------------------------------------------------------------------------------- */
 
 /* Returns 0 in the child, its pid in the parent, -1 on failure. Signals wait until the parent knows
  * whom to pass them to, and the child no longer has the parent's handlers. */

@@ -161,8 +161,7 @@ static float *own_memory(const ds_kernel_args *args) {
                              (size_t)omp_get_thread_num() * s->private_bytes);
 }
 
-/* ---- x ----------------------------------------------------------------------------------------
- */
+/* ---- x --------------------------------------------------------------------------------------- */
 
 /* Row r of x as its products want it; `buffer` holds k floats. */
 static void prepare_row(const ds_kernel_args *args, int64_t r, float *buffer) {
@@ -190,8 +189,7 @@ static void prepare_x(const ds_kernel_args *args) {
         prepare_row(args, r, own_memory(args));
 }
 
-/* ---- y ----------------------------------------------------------------------------------------
- */
+/* ---- y --------------------------------------------------------------------------------------- */
 
 /* n finished sums of a row, from `column` on: bias, activation, residual, and to their place. */
 static void finish(const ds_kernel_args *args, float *sums, int64_t row, int64_t column,

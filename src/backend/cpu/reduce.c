@@ -100,8 +100,7 @@ static void reduce_rows(const ds_kernel_args *args, const layout *l, ds_reductio
     }
 }
 
-/* ---- over axes before kept ones: columns, a block of them at a time ---------------------------
- */
+/* ---- over axes before kept ones: columns, a block of them at a time -------------------------- */
 
 enum { COLUMNS = 256, GROUP = 64 }; /* rows summed before they join the total, for accuracy */
 

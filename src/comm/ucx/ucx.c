@@ -38,8 +38,7 @@ bool ds_ucx_is_there(void) {
     return true;
 }
 
-/* ---- the library ------------------------------------------------------------------------------
- */
+/* ---- the library ----------------------------------------------------------------------------- */
 
 #define FUNCTIONS(X)                                                                               \
     X(ucp, init_version)                                                                           \
@@ -80,8 +79,7 @@ static void load(void) {
     }
 }
 
-/* ---- messages ---------------------------------------------------------------------------------
- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static void enlist(ucx *u, ds_message *m) {
     m->previous = NULL;
@@ -217,8 +215,7 @@ static bool ucx_lost(const ds_transport *t, int rank) {
     return ((const ucx *)t)->peers[rank].lost;
 }
 
-/* ---- the end ----------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 /* Closes every endpoint and gives the closing, and what is pending, at most patience_s. */
 static void close_endpoints(ucx *u, uint32_t flags, double patience_s) {
@@ -278,8 +275,7 @@ static const ds_transport_ops ops = {
     .close = ucx_close,
 };
 
-/* ---- the beginning ------------------------------------------------------------------------------
- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 /* UCX and its transports read variables; whatever the user has set stays. */
 static void set_variables(const char *interface) {

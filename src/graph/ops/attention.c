@@ -59,8 +59,7 @@ static ds_status attention_grad_shape(const ds_node *node, ds_type *results) {
     return check_limits(node, 6, &results[0]);
 }
 
-/* ---- reference ----------------------------------------------------------------------------------
- */
+/* ---- reference ------------------------------------------------------------------------------- */
 
 typedef struct problem {
     int64_t batch, tokens, heads, head_dim, keys, kv_heads, v_dim;
@@ -193,8 +192,7 @@ static void attention_grad_reference(const ds_kernel_args *args) {
                 attend_grad(&p, args, b, t, h);
 }
 
-/* ---- the ops ------------------------------------------------------------------------------------
- */
+/* ---- the ops --------------------------------------------------------------------------------- */
 
 /* Pairs of query and key that the masks leave in one head; lengths and first keys, known only in a
  * run, are taken to hide nothing. */

@@ -392,8 +392,7 @@ ds_node *ds_graph_select(ds_graph *g, ds_node *condition, ds_node *a, ds_node *b
     return ds_graph_add_node(g, &ds_op_select, NULL, (ds_node *[]){condition, a, b}, 3);
 }
 
-/* ---- cast, stop_gradient -----------------------------------------------------------------------
- */
+/* ---- cast, stop_gradient --------------------------------------------------------------------- */
 
 static ds_status cast_shape(const ds_node *node, ds_type *results) {
     results[0] = node->inputs[0]->type;

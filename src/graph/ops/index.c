@@ -3,8 +3,7 @@
 
 #include "graph/ops/ops.h"
 
-/* ---- gather -------------------------------------------------------------------------------------
- */
+/* ---- gather ---------------------------------------------------------------------------------- */
 
 static ds_status gather_shape(const ds_node *node, ds_type *results) {
     const ds_type *table = &node->inputs[0]->type, *ids = &node->inputs[1]->type;
@@ -56,8 +55,7 @@ ds_node *ds_graph_gather(ds_graph *g, ds_node *table, ds_node *ids) {
     return ds_graph_add_node(g, &ds_op_gather, NULL, (ds_node *[]){table, ids}, 2);
 }
 
-/* ---- scatter_add: rows of x are added up, to zero or to `onto` ---------------------------------
- */
+/* ---- scatter_add: rows of x are added up, to zero or to `onto` ------------------------------- */
 
 static ds_status scatter_shape(const ds_node *node, ds_type *results) {
     const ds_type *x = &node->inputs[0]->type, *ids = &node->inputs[1]->type;

@@ -44,8 +44,7 @@ int8_t ds_quantised(float x, float scale) {
     return isnan(q) ? 0 : (int8_t)q;
 }
 
-/* ---- quantisation_scale -----------------------------------------------------------------------
- */
+/* ---- quantisation_scale ---------------------------------------------------------------------- */
 
 static ds_status scale_shape(const ds_node *node, ds_type *results) {
     const ds_type *x = &node->inputs[0]->type;
@@ -175,8 +174,7 @@ ds_node *ds_graph_dequantise(ds_graph *g, ds_node *q, ds_node *scale, ds_dtype d
                              2);
 }
 
-/* ---- fake_quantise: training sees the rounding that inference will do --------------------------
- */
+/* ---- fake_quantise: training sees the rounding that inference will do ------------------------ */
 
 static ds_status fake_shape(const ds_node *node, ds_type *results) {
     const ds_type *x = &node->inputs[0]->type;
@@ -243,8 +241,7 @@ const ds_op ds_op_fake_quantise_grad = {
     .reference = fake_grad_reference,
 };
 
-/* ---- straight_through: the value of one, the gradient of another -------------------------------
- */
+/* ---- straight_through: the value of one, the gradient of another ----------------------------- */
 
 static ds_status through_shape(const ds_node *node, ds_type *results) {
     if (!ds_type_equal(&node->inputs[0]->type, &node->inputs[1]->type))

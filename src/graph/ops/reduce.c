@@ -7,8 +7,7 @@ ds_type ds_scalar_type(void) {
     return (ds_type){.dtype = DS_F32, .rank = 0};
 }
 
-/* ---- sum, mean, max, min -----------------------------------------------------------------------
- */
+/* ---- sum, mean, max, min --------------------------------------------------------------------- */
 
 static ds_status reduce_shape(const ds_node *node, ds_type *results) {
     const ds_reduce_attrs *a = node->attrs;
@@ -128,8 +127,7 @@ ds_node *ds_graph_sum_all(ds_graph *g, ds_node *x) {
     return ds_graph_reduce(g, DS_SUM, x, (1u << ds_node_rank(x)) - 1, false);
 }
 
-/* ---- argmax, topk ------------------------------------------------------------------------------
- */
+/* ---- argmax, topk ---------------------------------------------------------------------------- */
 
 static ds_status argmax_shape(const ds_node *node, ds_type *results) {
     const ds_type *x = &node->inputs[0]->type;

@@ -113,8 +113,7 @@ ds_node *ds_graph_cache_write(ds_graph *g, ds_node *variable, ds_node *x, ds_nod
     return ds_graph_add_node(g, &ds_op_cache_write, NULL, (ds_node *[]){variable, x, start}, 3);
 }
 
-/* ---- sum of squares ----------------------------------------------------------------------------
- */
+/* ---- sum of squares -------------------------------------------------------------------------- */
 
 static ds_status squares_shape(const ds_node *node, ds_type *results) {
     results[0] = ds_scalar_type();

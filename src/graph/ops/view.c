@@ -275,8 +275,7 @@ ds_node *ds_graph_broadcast(ds_graph *g, ds_node *x, int rank, const int64_t *di
     return ds_graph_add_node(g, &ds_op_broadcast, &a, &x, 1);
 }
 
-/* ---- concat, contiguous ------------------------------------------------------------------------
- */
+/* ---- concat, contiguous ---------------------------------------------------------------------- */
 
 static ds_status concat_shape(const ds_node *node, ds_type *results) {
     const int axis = ((const ds_concat_attrs *)node->attrs)->axis;
